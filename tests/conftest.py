@@ -1,0 +1,26 @@
+"""Strict JAX for every test: no silent broadcasting of ranks, no silent mixing of dtypes, no warnings."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Several forced CPU devices on a small machine deadlock without it; it must be set before JAX starts.
+os.environ.setdefault("NPROC", "8")
+# Tests and the processes they start compile the same small networks over and over.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"jaxdiff-test-cache-{os.getuid()}")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests that run optax's Adam, which raises a float to an int32 count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
