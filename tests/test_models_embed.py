@@ -1,0 +1,29 @@
+"""The embedding of numbers against the formula in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import InputError
+from jaxdiff.models.embed import sinusoidal
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+@pytest.mark.parametrize(("channels", "max_period"), [(4, 10_000), (10, 10_000), (128, 10_000), (128, 1_000)])
+def test_the_formula_of_ddpm(channels, max_period, dtype):
+    """w_i = max_period^(-i / (half - 1)); all sines, then all cosines. DDPM's steps are 0..999."""
+    c = np.array([0, 1, 17, 500, 999], dtype)
+    half = channels // 2
+    angles = c.astype(np.float64)[:, None] * float(max_period) ** (-np.arange(half) / (half - 1))
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    actual = sinusoidal(jnp.asarray(c), channels=channels, max_period=max_period)
+    assert actual.dtype == jnp.float32
+    # An angle up to 999 has a rounding error of 3e-5 in float32, and its frequency a few times that.
+    np.testing.assert_allclose(actual, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("channels", [0, 2, 7])
+def test_a_width_that_cannot_be_is_refused(channels):
+    with pytest.raises(InputError, match=f"even number of channels >= 4, got {channels}"):
+        sinusoidal(jnp.zeros(1), channels=channels)
