@@ -1,0 +1,91 @@
+"""Images at the border: float [-1, 1] <-> uint8, grids, and writing files that are whole or not there."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from jaxdiff.typing import InputError
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """[-1, 1] -> 0..255, rounded; values outside are clipped.
+
+    >>> to_uint8(np.array([-1.0, 0.0, 1.0, 7.0])).tolist()
+    [0, 128, 255, 255]
+    """
+    levels = np.rint((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5)
+    return np.asarray(levels, np.uint8)
+
+
+def grid(images: np.ndarray, *, columns: int | None = None, min_tile: int = 32) -> np.ndarray:
+    """uint8 `[N, H, W, C]` as one picture `[H', W', C]`, row by row, with a one-pixel gap.
+
+    Tiles smaller than `min_tile` are enlarged by a whole factor, so that 8x8 digits can be seen.
+
+    >>> grid(np.zeros((6, 32, 32, 3), np.uint8), columns=3).shape
+    (67, 100, 3)
+    """
+    n, height, width, channels = images.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    scale = max(1, -(-min_tile // min(height, width)))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = scale * height, scale * width
+    picture = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 128, np.uint8)
+    for i, image in enumerate(images):
+        y, x = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
+        picture[y : y + height, x : x + width] = image
+    return picture
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under another name, then rename it: a reader or a crash never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """uint8 `[H, W, C]`, C = 1 to 4, as PNG."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+
+
+def check_out(out: Path) -> None:
+    """Raise `InputError` unless samples can be written to `out`: `.png`, `.npz`, or a folder."""
+    if out.suffix.lower() not in (".png", ".npz", ""):
+        raise InputError(f"--out {out}: expected a name that ends in .png (a grid) or .npz, or a folder")
+    if (out.is_dir()) != (out.suffix == "") and out.exists():
+        raise InputError(f"--out {out}: there is a {'folder' if out.is_dir() else 'file'} of that name")
+    # A file is replaced, never written into: what counts is the folder, even if the file is there.
+    folder = out if out.is_dir() else next(p for p in out.absolute().parents if p.exists())
+    if not folder.is_dir():
+        raise InputError(f"--out {out}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write in {folder}")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: the folder is not empty; old and new pictures would mix. Give another")
+
+
+def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, columns: int | None = None) -> None:
+    """uint8 `[N, H, W, C]` to `out`: `.png` a grid; `.npz` arrays `images` and `labels` (-1 where there are none);
+    a folder one PNG each, `000000.png` or with labels `000000_3.png`."""
+    if out.suffix.lower() == ".png":
+        write_png(out, grid(images, columns=columns))
+    elif out.suffix.lower() == ".npz":
+        label = np.full(len(images), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
+        write_atomically(out, lambda file: np.savez_compressed(file, images=images, labels=label))
+    else:
+        for i, image in enumerate(images):
+            name = f"{i:06d}.png" if labels is None else f"{i:06d}_{labels[i]}.png"
+            write_png(out / name, image)

@@ -1,0 +1,180 @@
+"""Image sets with random access: scikit-learn's digits and array files (TensorFlow Datasets: `data.tfds`).
+
+A source knows its size and can gather any examples at once. Images are uint8 `[H, W, C]`, labels int32.
+"""
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from jaxdiff.typing import InputError
+
+Examples = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to images.
+
+    `num_classes` is None for images without labels; then `gather` returns no `label`.
+    """
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_classes(self) -> int | None: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: np.ndarray) -> Examples:
+        """`{"image": uint8 [B, H, W, C], "label": int32 [B]}` of the examples numbered `index` `[B]`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images and labels in memory (or memory-mapped).
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey ones.
+      labels: integers `[N]` in 0..num_classes-1, or None.
+      name: for error messages.
+
+    Raises:
+      InputError: no images, another dtype or rank, labels of another length or out of range.
+
+    >>> source = ArraySource(np.zeros((5, 8, 8), np.uint8), np.array([0, 1, 2, 1, 0]))
+    >>> source.image_shape, source.num_classes, source.gather(np.array([2]))["label"].tolist()
+    ((8, 8, 1), 3, [2])
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    name: str = "images"
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8:
+            raise InputError(
+                f"{self.name}: expected uint8 images (0..255), got {images.dtype}. "
+                "Convert floats in [0, 1] with (255 * x).round().astype('uint8'), integers with x.astype('uint8')."
+            )
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.ndim != 4 or images.shape[-1] not in (1, 2, 3, 4):
+            raise InputError(f"{self.name}: expected images [N, H, W] or [N, H, W, C], got shape {self.images.shape}")
+        if images.size == 0:
+            raise InputError(f"{self.name}: there is no image in it, its shape is {self.images.shape}")
+        object.__setattr__(self, "images", images)
+        if labels is None:
+            return
+        is_integer = np.issubdtype(labels.dtype, np.integer) and labels.size > 0
+        low, high = (int(labels.min()), int(labels.max())) if is_integer else (0, 0)
+        if not is_integer or labels.shape != images.shape[:1] or low < 0 or high >= 2**31:
+            values = f", values {low} to {high}" if is_integer else ""
+            raise InputError(
+                f"{self.name}: expected one label per image, integers from 0 up, shape ({len(images)},); "
+                f"got {labels.dtype} of shape {labels.shape}{values}"
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int32))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int | None:
+        return None if self.labels is None else int(self.labels.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def gather(self, index: np.ndarray) -> Examples:
+        examples = {"image": np.ascontiguousarray(self.images[index])}
+        if self.labels is not None:
+            examples["label"] = self.labels[index]
+        return examples
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """A source without its labels, for an unconditional model.
+
+    >>> Unlabelled(digits()).num_classes is None
+    True
+    """
+
+    source: Source
+    num_classes: None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.source.image_shape
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def gather(self, index: np.ndarray) -> Examples:
+        return {"image": self.source.gather(index)["image"]}
+
+
+@cache
+def digits() -> ArraySource:
+    """scikit-learn's 1,797 real handwritten digits, 8x8 grey; the set's levels 0..16 become 0..255.
+
+    >>> source = digits()
+    >>> len(source), source.image_shape, source.num_classes
+    (1797, (8, 8, 1), 10)
+
+    Source: the UCI Optical Recognition of Handwritten Digits test set, inside scikit-learn's wheel.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return ArraySource(np.rint(data.images * (255 / 16)).astype(np.uint8), data.target, "digits")
+
+
+def array_file(path: str | Path) -> ArraySource:
+    """Images from `.npy` (images alone; memory-mapped) or `.npz` (arrays `images` or `x`, and `labels` or `y`).
+
+    Raises:
+      InputError: no such file, not a numpy file, no array of those names, or images that `ArraySource` refuses.
+    """
+    path = Path(path)
+    expected = "Expected a .npz or .npy file of uint8 images [N, H, W, C]"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. {expected}.")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            if magic == b"\x93NUMPY":
+                arrays = {"images": np.load(path, mmap_mode="r")}
+            elif magic.startswith(b"PK"):
+                with np.load(file) as archive:
+                    arrays = {k: archive[k] for k in archive.files if k in ("images", "x", "labels", "y")}
+                    names = ", ".join(archive.files) or "no array"
+            else:
+                raise ValueError("the file is empty" if not magic else f"it begins with {magic!r}")
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+        raise InputError(
+            f"{path}: not a readable numpy file ({first_line(error)}). It is cut short, damaged, of another format, "
+            f"or holds Python objects such as images of several sizes. {expected}: write it again with "
+            "numpy.savez(path, images=..., labels=...)."
+        ) from error
+    images = arrays.get("images", arrays.get("x"))
+    labels = arrays.get("labels", arrays.get("y"))
+    if images is None:
+        raise InputError(f"{path}: expected an array named 'images' (or 'x'), found {names}")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: its {name!r} is not an array. {expected}.")
+    return ArraySource(images, labels, str(path))
+
+
+def first_line(error: Exception) -> str:
+    """The gist of somebody else's message: some list a whole catalogue after it, or advise to trust the file."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
