@@ -1,0 +1,89 @@
+"""Checkpoints: all that was saved comes back bitwise, atomically, and sampling reads only what it needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdiff import InputError
+from jaxdiff.train import init_state
+from jaxdiff.train.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+KEY = jax.random.key(3)
+
+
+def state_at(step, size=4):
+    params = {"dense": {"kernel": jax.random.normal(jax.random.key(step), (size, 3)), "bias": jnp.ones(3)}}
+    state = init_state(params, TX)
+    _, opt_state = TX.update(params, state.opt_state, params)
+    ema = jax.tree.map(lambda p: p / 3, params)
+    return state._replace(step=jnp.int32(step), ema=ema, opt_state=opt_state)
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_state_key_and_place_in_the_data_come_back_bitwise(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(state_at(5), KEY, data={"next_index": 17}, description={"config": 1})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        state, key, data = checkpoints.restore(jax.eval_shape(lambda: state_at(0)), jax.random.key(0))
+    same(state, state_at(5))
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(KEY))
+    assert data == {"next_index": 17}
+
+
+def test_only_the_last_few_are_kept_and_each_can_be_sampled(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_at(step), KEY, data={}, description={})
+        checkpoints.save(state_at(3), KEY, data={}, description={})  # again: nothing happens
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 3]
+        like = jax.eval_shape(lambda: state_at(0)).params
+        assert checkpoints.restore_weights(like)[0] == 3
+        step, ema = checkpoints.restore_weights(like, step=2)
+        same(ema, state_at(2).ema)
+        same(checkpoints.restore_weights(like, item="params", step=2)[1], state_at(2).params)
+        with pytest.raises(InputError, match=r"no checkpoint of step 9 in this run; there are 2, 3"):
+            checkpoints.restore_weights(like, step=9)
+
+
+def test_saving_and_then_donating_the_state_is_safe(tmp_path):
+    """24 MB of state, overwritten in place many times while the save is under way."""
+    state = state_at(1, size=500_000)
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + jnp.ones_like(x), s), donate_argnums=0)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(state, KEY, data={}, description={})
+        for _ in range(20):
+            state = overwrite(state)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        like = jax.eval_shape(lambda: state_at(0, size=500_000))
+        same(checkpoints.restore(like, KEY)[0], state_at(1, size=500_000))
+
+
+def test_a_damaged_checkpoint_is_named_with_the_one_before_it(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step), KEY, data={}, description={})
+    for file in (tmp_path / "c" / "2" / "ema").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    like = jax.eval_shape(lambda: state_at(0)).params
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        with pytest.raises(InputError, match=r"c/2: this checkpoint cannot be read .*go on from step 1"):
+            checkpoints.restore_weights(like)
+        same(checkpoints.restore_weights(like, step=1)[1], state_at(1).ema)
+
+
+def test_no_checkpoint_is_said_and_nothing_is_made(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint in this run"):
+        Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
+    assert not (tmp_path / "run").exists()

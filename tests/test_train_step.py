@@ -1,0 +1,122 @@
+"""The pure step and its parallel form, against numpy, optax and each other."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdiff import InputError
+from jaxdiff.noise import example_keys, white_noise
+from jaxdiff.train import init_state, pmapped, train_step
+from jaxdiff.train.parallel import per_device, replicate, shard
+from jaxdiff.train.step import ema_decay_at
+
+KEY = jax.random.key(0)
+rng = np.random.default_rng(0)
+BATCHES = [{"image": rng.standard_normal((8, 3)).astype(np.float32)} for _ in range(6)]
+
+
+def loss_fn(params, batch, keys):
+    """A regression on noised inputs: what it draws shows in the loss."""
+    x = batch["image"] + white_noise(keys, batch["image"].shape)
+    error = x @ params["w"] - batch["image"].sum(1)
+    return {"loss": error**2, "absolute": jnp.abs(error)}
+
+
+def start(tx):
+    return init_state({"w": jnp.arange(3.0)}, tx)
+
+
+def test_the_mean_over_the_batch_is_what_is_minimised():
+    """One SGD step against the gradient written out in numpy."""
+    batch, tx = BATCHES[0], optax.sgd(0.1)
+    state, metrics = train_step(start(tx), batch, KEY, loss_fn=loss_fn, tx=tx)
+    keys = example_keys(jax.random.fold_in(KEY, 0), jnp.arange(8))
+    x = batch["image"] + np.asarray(white_noise(keys, batch["image"].shape))
+    error = x @ np.arange(3.0) - batch["image"].sum(1)
+    gradient = (2 * error[:, None] * x).mean(0)
+    np.testing.assert_allclose(state.params["w"], np.arange(3.0) - 0.1 * gradient, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], (error**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["absolute"], np.abs(error).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(gradient), rtol=1e-5)
+    np.testing.assert_allclose(metrics["param_norm"], np.linalg.norm(state.params["w"]), rtol=1e-5)
+    assert int(state.step) == 1
+
+
+def test_ema_warms_up_then_averages_with_its_decay():
+    tx = optax.sgd(0.01)
+    state, ema = start(tx), np.arange(3.0)
+    for k, batch in enumerate(BATCHES):
+        state, _ = train_step(state, batch, KEY, loss_fn=loss_fn, tx=tx, ema_decay=0.3)
+        decay = min(0.3, (1 + k) / (10 + k))
+        ema = decay * ema + (1 - decay) * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-5)
+    assert float(ema_decay_at(jnp.int32(10**7), decay=0.9999)) == np.float32(0.9999)
+
+
+def test_every_step_draws_afresh_and_every_example_its_own():
+    tx = optax.sgd(0.0)
+    state = start(tx)
+    losses = []
+    for _ in range(3):
+        state, metrics = train_step(state, BATCHES[0], KEY, loss_fn=loss_fn, tx=tx)
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == 3
+    repeated = {"image": np.repeat(BATCHES[0]["image"][:1], 8, axis=0)}
+    keys = example_keys(jax.random.fold_in(KEY, 0), jnp.arange(8))
+    assert len(set(np.asarray(loss_fn(state.params, repeated, keys)["loss"]).tolist())) == 8
+
+
+def run(run_steps, tx, per_call):
+    state = start(tx)
+    losses = []
+    for i in range(0, 6, per_call):
+        state, metrics = run_steps(state, shard(BATCHES[i : i + per_call], devices=jax.local_device_count()), KEY)
+        losses.extend(np.asarray(metrics["loss"]).tolist())
+    return state, losses
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("per_call", [1, 2, 3])
+def test_several_steps_in_a_call_are_the_single_steps(per_call):
+    tx = optax.adam(0.1)
+    state, losses = start(tx), []
+    for batch in BATCHES:
+        state, metrics = jax.jit(partial(train_step, loss_fn=loss_fn, tx=tx))(state, batch, KEY)
+        losses.append(float(metrics["loss"]))
+    other, other_losses = run(pmapped(partial(train_step, loss_fn=loss_fn, tx=tx)), tx, per_call)
+    np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), other, state)
+
+
+def test_the_step_is_compiled_once():
+    tx, traces = optax.sgd(0.1), []
+
+    def step(*args, **kwargs):
+        traces.append(args)
+        return train_step(*args, loss_fn=loss_fn, tx=tx, **kwargs)
+
+    run_steps = pmapped(step)
+    state, key = replicate((start(tx), KEY))
+    for batch in BATCHES:
+        state, _ = run_steps(state, shard([batch], devices=1), key)
+    assert int(state.step) == 6
+    assert len(traces) == 1
+
+
+def test_the_state_is_donated():
+    tx = optax.sgd(0.1)
+    state = start(tx)
+    old = state.params["w"]
+    pmapped(partial(train_step, loss_fn=loss_fn, tx=tx))(state, shard(BATCHES[:1], devices=1), KEY)
+    assert old.is_deleted()
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do():
+    with pytest.raises(InputError, match=r"batch size 10 cannot be shared evenly by 4 devices; use 8 or 12"):
+        per_device(10, devices=4)
+    with pytest.raises(InputError, match=r"use 4 "):
+        per_device(3, devices=4)
