@@ -1,0 +1,218 @@
+"""The one place where names become objects: from a `Config` to schedules, networks, losses, optimisers, data."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import denoise, losses, samplers, schedules, timesteps, weighting
+from jaxdiff.config import Config, Data, Diffusion, Sample
+from jaxdiff.data import Source, Unlabelled, array_file, digits, tfds_images
+from jaxdiff.models import UNet
+from jaxdiff.models.unet import check_size
+from jaxdiff.noise import white_noise
+from jaxdiff.parameterization import KINDS, determinant
+from jaxdiff.train.step import LossFn
+from jaxdiff.typing import Array, Batch, InputError, Model, PyTree, Schedule
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": schedules.constant,
+    "linear": schedules.linear,
+    "quadratic": schedules.quadratic,
+    "cosine": schedules.cosine,
+    "sigmoid": schedules.sigmoid,
+    "tanh": schedules.tanh,
+    "geometric": schedules.geometric,
+    "vp": schedules.VP,
+    "ve": schedules.VE,
+    "flow": schedules.Flow,
+}
+
+
+SPACINGS: dict[str, Callable[..., np.ndarray]] = {
+    "uniform": timesteps.uniform,
+    "quadratic": timesteps.quadratic,
+    "trailing": timesteps.trailing,
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
+}
+
+
+Row = TypeVar("Row")
+
+
+def named(table: Mapping[str, Row], name: str, what: str) -> Row:
+    """The row of a table, or an `InputError` that names the nearest and all others."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise InputError(f"unknown {what} {name!r}.{hint} There are: {', '.join(table)}")
+
+
+class Spec(NamedTuple):
+    """What a network must know of the data."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+
+
+def source(data: Data) -> Source:
+    """The images that `data.name` names, without their labels if `data.labels` is off."""
+    found = _source(data)
+    return found if data.labels else Unlabelled(found)
+
+
+def _source(data: Data) -> Source:
+    if data.name == "digits":
+        return digits()
+    if data.name.startswith("tfds:"):
+        return tfds_images(data.name.removeprefix("tfds:"), split=data.split, data_dir=data.dir)
+    if Path(data.name).suffix in (".npz", ".npy"):
+        return array_file(data.name)
+    raise InputError(
+        f"--data.name {data.name}: unknown data set. Expected digits, tfds:NAME (such as tfds:{data.name}), "
+        "or a .npz or .npy file of images"
+    )
+
+
+def schedule(diffusion: Diffusion) -> Schedule:
+    """The schedule, with T = `diffusion.steps` for a table; `InputError` if the prediction kind does not suit it."""
+    make = named(SCHEDULES, diffusion.schedule, "schedule")
+    named(KINDS, diffusion.kind, "prediction kind")
+    options = [name for name in inspect.signature(make).parameters if name != "T"]
+    for name in diffusion.schedule_options:
+        if name not in options:
+            expected = f"it has {', '.join(options)}" if options else "it has none"
+            raise InputError(f"schedule {diffusion.schedule} has no option {name!r}; {expected}")
+    is_table = "T" in inspect.signature(make).parameters
+    alphas = make(*([diffusion.steps] if is_table else []), **diffusion.schedule_options)
+    with jax.ensure_compile_time_eval():  # a number, also where a traced function builds its schedule
+        at_start = float(determinant(jnp.float32(1.0), kind=diffusion.kind, schedule=alphas))
+    if at_start == 0:
+        raise InputError(
+            f"kind {diffusion.kind} says nothing of the data at t = 1 of the schedule {diffusion.schedule}, where "
+            "alpha is 0 and sampling starts; use --diffusion.kind v, x0 or velocity"
+        )
+    return alphas
+
+
+def network(config: Config, spec: Spec) -> UNet:
+    """The U-Net for these images and labels."""
+    check_size(*spec.image_shape[:2], levels=len(config.model.multipliers))
+    options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype)}
+    return UNet(num_classes=spec.num_classes, **options)
+
+
+def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
+    """Fresh parameters."""
+    net = network(config, spec)
+    cond = {} if spec.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
+    return jax.jit(net.init)(key, jnp.zeros((1, *spec.image_shape)), jnp.zeros(1), cond)
+
+
+def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, key: Array | None = None) -> Model:
+    """The network with parameters and labels bound, as a function of time.
+
+    Args:
+      config: of which `model` and `diffusion` are read.
+      spec: of the data.
+      params: the network's.
+      labels: int32 `[B]`, `spec.num_classes` being the null label; None for a network without classes.
+      key: keys `[B]`: dropout is on. None: off.
+
+    Returns:
+      `(x_t [B, H, W, C], t scalar or [B]) -> y [B, H, W, C]`, of the kind `config.diffusion.kind`.
+    """
+    cond = {} if labels is None else {"label": labels}
+    net = network(config, spec)
+
+    def apply(x: Array, c_noise: Array) -> Array:
+        return jnp.asarray(net.apply(params, x, c_noise, cond, key=key))
+
+    alphas = schedule(config.diffusion)
+    if isinstance(alphas, schedules.Discrete):
+        return denoise.at_steps(apply, T=alphas.T)
+    return denoise.at_scaled_time(apply)
+
+
+def loss_fn(config: Config, spec: Spec) -> LossFn:
+    """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key."""
+    alphas = schedule(config.diffusion)
+
+    def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
+        def stream(i: int) -> Array:
+            return jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+
+        x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        if isinstance(alphas, schedules.Discrete):
+            t = weighting.uniform_steps(stream(0), T=alphas.T)
+        else:
+            t = weighting.uniform_time(stream(0))
+        eps = white_noise(stream(1), x0.shape)
+        labels = None
+        if spec.num_classes is not None:
+            hidden = jax.vmap(jax.random.bernoulli, (0, None))(stream(2), config.train.label_dropout)
+            labels = jnp.where(hidden, spec.num_classes, batch["label"])
+        net = model(config, spec, params, labels, key=stream(3))
+        kind = config.diffusion.kind
+        as_kind = "eps" if kind == "score" else kind
+        return losses.simple(x0, t, eps, model=net, schedule=alphas, kind=kind, as_kind=as_kind)
+
+    return loss
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Clipping, then Adam or AdamW with warm-up."""
+    c, steps, warmup = config.optim, config.train.steps, config.optim.warmup
+    rate: optax.Schedule = optax.constant_schedule(c.learning_rate)
+    if c.decay == "cosine" and steps > warmup:
+        rate = optax.cosine_decay_schedule(c.learning_rate, steps - warmup)
+    if warmup:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), rate], [warmup])
+    adam = optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay if c.name == "adamw" else 0.0)
+    return optax.chain(optax.clip_by_global_norm(c.clip), adam) if c.clip else adam
+
+
+def steps_per_call(config: Config, *, done: int = 0) -> int:
+    """`train.steps_per_call`; by default up to 10, but 1 on CPU, where gradients of convolutions in a loop are slow."""
+    # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
+    counts = (config.train.steps, config.log.samples_every, config.log.checkpoint_every, *([done] if done else []))
+    if config.train.steps_per_call is not None:
+        for count in counts:
+            if count % config.train.steps_per_call:
+                names = "train.steps, log.samples_every, log.checkpoint_every and the step to resume from"
+                raise InputError(f"--train.steps-per-call {config.train.steps_per_call}: must divide {names} {counts}")
+        return config.train.steps_per_call
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(k for k in range(1, 11) if math.gcd(*counts) % k == 0)
+
+
+def sampler(sample: Sample, alphas: Schedule) -> Any:
+    """The sampler by its row in `samplers.SAMPLERS`, with those of the sample settings that it has."""
+    make = named(samplers.SAMPLERS, sample.sampler, "sampler")
+    options = {name: getattr(sample, name) for name in inspect.signature(make).parameters if hasattr(sample, name)}
+    if options.get("variance") in ("learned", "learned_range"):
+        raise InputError(
+            f"sample.variance {sample.variance}: this network does not predict a variance; use fixed_small"
+        )
+    return make(alphas, **options)
+
+
+def times(sample: Sample, alphas: Schedule) -> np.ndarray:
+    """The time grid. Of a table only its own times, for which uniform is trailing; on a continuous schedule trailing,
+    leading and linspace are uniform."""
+    make = named(SPACINGS, sample.spacing, "spacing")
+    if isinstance(alphas, schedules.Discrete):
+        make = timesteps.trailing if make is timesteps.uniform else make
+        return np.asarray(make(sample.steps, T=alphas.T))
+    make = timesteps.quadratic if make is timesteps.quadratic else timesteps.uniform
+    return np.asarray(make(sample.steps))

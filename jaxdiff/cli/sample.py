@@ -1,0 +1,129 @@
+"""The command line of sample.py."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from jaxdiff import build, runs, sampling
+from jaxdiff import config as configs
+from jaxdiff.cli.common import say_errors, warn_of_signal
+from jaxdiff.config import Config
+from jaxdiff.data.images import check_out, write_samples
+from jaxdiff.train.parallel import replicate
+from jaxdiff.typing import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleCommand:
+    """Make pictures with a trained model. What is not given is as in the run's config."""
+
+    run: Path
+    """The folder that train.py wrote."""
+    num: int
+    """How many."""
+    out: Path
+    """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each."""
+    step: int | None = None
+    """The checkpoint; default the latest."""
+    weights: Literal["ema", "params"] = "ema"
+    """The moving average, or the parameters as the optimiser left them."""
+    batch: int = 256
+    """At a time. Picture i is the same whatever the batch."""
+    labels: tuple[int, ...] = ()
+    """What the pictures show, in turn; default every class in turn."""
+    guidance: float | None = None
+    """Classifier-free guidance scale: 1 none, more for clearer and less varied pictures."""
+    sampler: str | None = None
+    """ddpm or ddim."""
+    steps: int | None = None
+    """Network calls per picture."""
+    eta: float | None = None
+    """Of ddim: 0 deterministic, 1 ancestral."""
+    variance: str | None = None
+    """Of ddpm: fixed_small or fixed_large."""
+    spacing: str | None = None
+    """Which times: uniform, quadratic, trailing, leading or linspace."""
+    temperature: float | None = None
+    """Scales the noise that the sampler injects."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the computation."""
+    seed: int = 0
+    """Picture i is a function of the seed and i."""
+
+
+def sample_main(argv: Sequence[str] | None = None) -> None:
+    """The command line of sample.py."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    command = partial(tyro.cli, SampleCommand, args=args, prog="sample.py")
+    say_errors(lambda: _sample(command()), stopped="stopped; nothing was written")
+
+
+def _sample(command: SampleCommand) -> None:
+    if command.num < 1 or command.batch < 1:
+        name = "num" if command.num < 1 else "batch"
+        raise InputError(f"--{name} {getattr(command, name)}: expected at least 1")
+    if not 0 <= command.seed < 2**32:
+        raise InputError(f"--seed {command.seed}: expected 0 <= seed < 2^32")
+    check_out(command.out)
+    config, spec = runs.load_run(command.run)
+    given = {
+        field.name: getattr(command, field.name)
+        for field in dataclasses.fields(configs.Sample)
+        if getattr(command, field.name, None) is not None
+    }
+    if command.dtype is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=command.dtype))
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
+    try:
+        configs.check(config)
+    except InputError as error:
+        raise InputError(str(error).replace("--sample.", "--")) from None
+    schedule = build.schedule(config.diffusion)
+    _check_options(config, given, build.sampler(config.sample, schedule))
+    build.times(config.sample, schedule)
+    warn_of_signal(schedule)
+    labels = _labels(command, spec, given)
+
+    step, params = runs.load_weights(command.run, config, spec, item=command.weights, step=command.step)
+    params = replicate(params)
+    program = sampling.pmapped(sampling.generator(config, spec))
+    parts = []
+    with tqdm(total=command.num, unit="img", desc=f"step {step}, {config.sample.sampler}") as bar:
+        for images in sampling.in_batches(
+            program, config, params, jax.random.key(command.seed), labels, num=command.num, batch=command.batch
+        ):
+            parts.append(images)
+            bar.update(len(images))
+    try:
+        write_samples(command.out, np.concatenate(parts), labels)
+    except OSError as error:
+        raise InputError(f"--out {command.out}: cannot be written ({error})") from error
+    print(f"{command.num} pictures: {command.out}")
+
+
+def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
+    """An option that the sampler does not have would be ignored: say so instead."""
+    for name in ("eta", "variance"):
+        if name in given and not hasattr(sampler, name):
+            raise InputError(f"--{name}: the sampler {config.sample.sampler} has no {name}")
+    if "temperature" in given and getattr(sampler, "eta", 1) == 0:
+        raise InputError("--temperature: ddim with eta 0 draws no noise; give --eta above 0, or --sampler ddpm")
+
+
+def _labels(command: SampleCommand, spec: build.Spec, given: dict[str, Any]) -> np.ndarray | None:
+    if spec.num_classes is None:
+        if command.labels or "guidance" in given:
+            raise InputError("this model was trained without labels: leave --labels and --guidance out")
+        return None
+    for label in command.labels:
+        if not 0 <= label < spec.num_classes:
+            raise InputError(f"--labels {label}: expected labels from 0 to {spec.num_classes - 1}")
+    return sampling.cycle(command.labels or range(spec.num_classes), command.num)

@@ -1,0 +1,260 @@
+"""The command line of train.py."""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from jaxdiff import build, runs, sampling
+from jaxdiff import config as configs
+from jaxdiff.cli.common import say_errors, warn_of_signal
+from jaxdiff.config import Config
+from jaxdiff.data import batches
+from jaxdiff.data.images import grid, write_png
+from jaxdiff.report import Report, plot_loss
+from jaxdiff.train import NonFiniteLossError, TrainState, fit, init_state, pmapped, train_step
+from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.train.loop import Every
+from jaxdiff.train.parallel import per_device, replicate
+from jaxdiff.typing import Array, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainCommand:
+    """Train a diffusion model. The same command resumes a run that was stopped."""
+
+    config: Path
+    """A Python file that sets `config = jaxdiff.config.Config(...)`, such as configs/digits.py."""
+    settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    run: Path | None = None
+    """Where everything is written; default runs/<the config file's name>."""
+    resume: Literal["auto", "must", "never"] = "auto"
+    """auto: continue from the last checkpoint, if any. must: refuse to start afresh. never: refuse to continue."""
+    dry_run: bool = False
+    """Print the resolved config, parameters, batch per device and memory, and stop. Writes nothing of a run."""
+
+
+def train_main(argv: Sequence[str] | None = None) -> None:
+    """The command line of train.py."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    say_errors(lambda: _train(_parse(args), args), stopped="stopped; the same command starts or continues it")
+
+
+def _parse(args: list[str]) -> TrainCommand:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", type=Path, nargs="?")
+    path = first.parse_known_args(args)[0].config
+    file = tyro.MISSING if path is None else path
+    # The file's config is the default that the command line overrides.
+    default = TrainCommand(config=file, settings=Config() if path is None else configs.load(path))
+    return tyro.cli(TrainCommand, args=args, default=default, prog="train.py")
+
+
+def _train(command: TrainCommand, args: list[str]) -> None:
+    config = command.settings
+    folder = command.run or Path("runs") / command.config.stem
+
+    # Everything that can be wrong is found before data is read, anything is compiled, or a file is written.
+    configs.check(config)
+    devices = jax.local_device_count()
+    share = per_device(config.train.batch_size, devices=devices)
+    schedule = build.schedule(config.diffusion)
+    build.sampler(config.sample, schedule)
+    build.times(config.sample, schedule)
+    warn_of_signal(schedule)
+    saved = runs.check_run(folder, config, command.resume)
+    per_call = build.steps_per_call(config, done=saved)
+    last_picture = folder / "samples" / f"step_{max(saved, config.train.steps):06d}.png"
+    if saved >= config.train.steps and last_picture.exists() and (folder / "loss.png").exists() and not command.dry_run:
+        print(
+            f"{folder}: finished, {saved} of {config.train.steps} steps are done.\n"
+            f"  more steps:  {_with_steps(args, 2 * saved)}\n"
+            f"  samples:     {_sample_hint(folder, runs.load_run(folder)[1])}"
+        )
+        return
+
+    source = build.source(config.data)
+    spec = build.Spec(source.image_shape, source.num_classes)
+    description = runs.describe(config, source)
+    if saved:
+        runs.check_data(folder, description)
+        _tell_of_decay(folder, config)
+    build.network(config, spec)
+    tx = build.optimizer(config)
+    root = jax.random.key(config.seed)
+    init_key, train_key, sample_key = jax.random.split(root, 3)
+    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, ema_decay=config.train.ema_decay)
+    run_steps = pmapped(step)
+    if command.dry_run:
+        _print_plan(config, spec, folder, run_steps, tx, share=share, devices=devices, per_call=per_call)
+        return
+
+    iterator = batches(source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip)
+
+    def initial() -> TrainState:
+        return init_state(build.init_params(config, spec, init_key), tx)
+
+    like = jax.eval_shape(initial)  # finds what is wrong with the network
+    runs.make_folder(folder)
+    with Checkpoints(folder / "checkpoints", keep=config.log.keep) as checkpoints:
+        if saved:
+            state, train_key, place = checkpoints.restore(like, train_key)
+            iterator.set_state(place)
+        else:
+            state, train_key = replicate((initial(), train_key))
+        runs.write_description(folder, description)
+        pictures = sampling.pmapped(sampling.generator(config, spec))
+
+        count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+        print(
+            f"{config.data.name}: {len(source):,} images {'x'.join(map(str, spec.image_shape))}, "
+            f"{spec.num_classes or 'no'} classes; {count:,} parameters; {devices} x {jax.devices()[0].device_kind}\n"
+            f"{folder}: from step {saved} to {config.train.steps}; the first step compiles",
+            flush=True,
+        )
+        with (
+            _stop_signal() as stopped,
+            Report(
+                folder,
+                start=saved,
+                steps=config.train.steps,
+                every=config.log.every,
+                batch_size=config.train.batch_size,
+            ) as report,
+        ):
+
+            def save(state: TrainState, step: int) -> None:
+                checkpoints.save(state, train_key, data=iterator.get_state(), description=description)
+
+            def show(state: TrainState, step: int) -> None:
+                try:
+                    image = _sample_grid(pictures, config, spec, state.ema, sample_key)
+                except InputError as error:  # what the pictures are like must not end the training
+                    print(f"\nwarning: no pictures at step {step}: {error}", file=sys.stderr)
+                    return
+                write_png(folder / "samples" / f"step_{step:06d}.png", image)
+                report.picture("samples", image, step)
+
+            try:
+                state = fit(
+                    state, iterator, run_steps, train_key,
+                    steps=config.train.steps, steps_per_call=per_call, on_metrics=report.metrics,
+                    callbacks=[Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show)],
+                    stop=stopped.is_set,
+                )  # fmt: skip
+            except NonFiniteLossError as error:
+                kept = checkpoints.steps()
+                last = f"The checkpoint of step {kept[-1]} is kept" if kept else "There is no checkpoint yet"
+                raise NonFiniteLossError(
+                    f"{error}. {last} in {folder}; nothing after it was saved. Try, in another --run, a lower "
+                    "--optim.learning-rate, a longer --optim.warmup, --optim.clip 1, or --model.dtype float32."
+                ) from None
+            if stopped.is_set() and int(state.step) < config.train.steps:
+                save(state, int(state.step))
+                checkpoints.wait()
+                print(f"\n{folder}: stopped and saved at step {int(state.step)}; the same command continues")
+                return
+            if not last_picture.exists():  # a run that was killed between its last checkpoint and its last picture
+                show(state, int(state.step))
+    curve = plot_loss(folder)
+    print(
+        f"{folder}: done. Checkpoints, {folder / 'samples'}, {curve}, tensorboard --logdir {folder / 'tensorboard'}\n"
+        f"Sample it: {_sample_hint(folder, spec)}"
+    )
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Set by Ctrl-C or SIGTERM, so that a step is never cut in two; a second signal ends the process at once."""
+    stopped = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if stopped.is_set():
+            os._exit(128 + number)
+        stopped.set()
+        print("\nstopping after this step (once more: at once)", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        yield stopped
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_of_decay(folder: Path, config: Config) -> None:
+    before = runs.load_run(folder)[0].train.steps
+    if config.optim.decay == "cosine" and before != config.train.steps:
+        print(
+            f"note: the learning rate decays over train.steps: it now follows the cosine of {config.train.steps} "
+            f"steps, until here that of {before}",
+            file=sys.stderr,
+        )
+
+
+def _with_steps(args: list[str], steps: int) -> str:
+    """The command that was given, for more steps.
+
+    >>> _with_steps(["--config", "a.py", "--train.steps", "5", "--seed", "1"], 10)
+    'python train.py --config a.py --seed 1 --train.steps 10'
+    """
+    kept, skip = [], False
+    for arg in args:
+        if not skip and not arg.startswith("--train.steps="):
+            kept.append(arg)
+        skip = arg == "--train.steps"
+    if "--train.steps" in kept:
+        kept.remove("--train.steps")
+    return shlex.join(["python", "train.py", *kept, "--train.steps", str(steps)])
+
+
+def _sample_hint(folder: Path, spec: build.Spec) -> str:
+    labels = [] if spec.num_classes is None else ["--labels", str(min(3, spec.num_classes - 1))]
+    return shlex.join(["python", "sample.py", "--run", str(folder), "--num", "64", *labels, "--out", "samples.png"])
+
+
+def _sample_grid(pictures: Any, config: Config, spec: build.Spec, params: Any, key: Array) -> np.ndarray:
+    num, classes = config.log.samples, spec.num_classes
+    labels = None if classes is None else sampling.cycle(range(classes), num)
+    images = np.concatenate(list(sampling.in_batches(pictures, config, params, key, labels, num=num, batch=num)))
+    return grid(images, columns=classes if classes and classes <= num and classes <= 16 else None)
+
+
+def _print_plan(
+    config: Config, spec: build.Spec, folder: Path, run_steps: Any, tx: Any, *, share: int, devices: int, per_call: int
+) -> None:
+    def make(key: Array) -> TrainState:
+        return init_state(build.init_params(config, spec, key), tx)
+
+    key = jax.random.key(0)
+    state = jax.eval_shape(make, key)
+    lead = (per_call, devices, share)
+    batch = {"image": jax.ShapeDtypeStruct((*lead, *spec.image_shape), np.uint8)}
+    if spec.num_classes is not None:
+        batch["label"] = jax.ShapeDtypeStruct(lead, np.int32)
+    memory = run_steps.lower(state, batch, key).compile().memory_analysis()
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+    for name, value in configs.flatten(configs.to_dict(config)).items():
+        print(f"{name:30} {value}")
+    print(f"{'run directory':30} {folder}")
+    print(f"{'images':30} {'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes")
+    print(f"{'parameters':30} {parameters:,}")
+    print(f"{'devices':30} {devices} ({jax.devices()[0].device_kind}), batch {share} each, {per_call} steps per call")
+    if memory is not None:
+        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        print(f"{'compiled memory per device':30} {needed / 2**20:,.0f} MiB")

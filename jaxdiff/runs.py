@@ -1,0 +1,123 @@
+"""The folder of a run: `run.json` with its config and data, and `checkpoints/`. May it be started, resumed, sampled?"""
+
+import json
+import os
+import tempfile
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff import build
+from jaxdiff.config import Config, differences, from_dict, to_dict
+from jaxdiff.data import Source
+from jaxdiff.data.images import write_atomically
+from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.typing import InputError, PyTree
+
+
+def load_run(folder: Path) -> tuple[Config, build.Spec]:
+    """The config of a run that train.py wrote, and what its network knows of the data.
+
+    Raises:
+      InputError: no run there, or its description is not readable.
+    """
+    path = folder / "run.json"
+    try:
+        description = json.loads(path.read_text())
+        height, width, channels = description["image_shape"]
+        spec = build.Spec((height, width, channels), description["num_classes"])
+        return from_dict(description["config"]), spec
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no run here (no run.json). Train first, or give another --run") from None
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not readable as the description of a run ({error!r})") from error
+
+
+def load_weights(
+    folder: Path, config: Config, spec: build.Spec, *, item: str = "ema", step: int | None = None
+) -> tuple[int, PyTree]:
+    """The weights of a run's checkpoint (default: the latest), and its step.
+
+    Args:
+      folder: the run.
+      config: as `load_run` gives it.
+      spec: as `load_run` gives it.
+      item: `ema`, the moving average, or `params`, as the optimiser left them.
+      step: of the checkpoint.
+
+    Raises:
+      InputError: no checkpoint, or none of that step.
+    """
+    like = jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore_weights(like, item=item, step=step)
+
+
+def check_run(folder: Path, config: Config, resume: str) -> int:
+    """The step to resume from, 0 for none; `InputError` where the run may not be started or resumed."""
+    for path in (folder, *folder.absolute().parents):
+        if path.exists():
+            if not path.is_dir() or not os.access(path, os.W_OK):
+                raise InputError(f"run directory {folder}: cannot be written, {path} is not a folder or not writable")
+            break
+    saved = 0
+    if (folder / "checkpoints").is_dir():
+        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+            saved = max(checkpoints.steps(), default=0)
+    if saved:
+        different = differences(load_run(folder)[0], config)
+        if different:
+            lines = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items())
+            raise InputError(
+                f"run directory {folder} belongs to a run of another config:{lines}\n"
+                "Give these as they were to resume it, or another --run for a new one."
+            )
+    if resume == "must" and not saved:
+        raise InputError(f"--resume must: no checkpoint in {folder}")
+    if resume == "never" and saved:
+        raise InputError(f"--resume never: {folder} has checkpoints; give another --run, or delete it yourself")
+    return saved
+
+
+def check_data(folder: Path, description: dict[str, Any]) -> None:
+    """Other data under the same name would resume at a place that means something else."""
+    before = json.loads((folder / "run.json").read_text())
+    for name in ("image_shape", "num_classes", "images", "checksum"):
+        if before.get(name) != description[name]:
+            raise InputError(
+                f"run directory {folder}: the data has changed, {name} was {before.get(name)} and is "
+                f"{description[name]}. Give the data it was started with, or another --run."
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Make it and see that it can be written; `InputError` if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"run directory {folder}: cannot be written ({error})") from error
+
+
+def describe(config: Config, source: Source) -> dict[str, Any]:
+    """What `run.json` and every checkpoint say of a run: the resolved config, and by what its data is known again."""
+    some = source.gather(np.linspace(0, len(source) - 1, 64).astype(int))
+    return {
+        "config": to_dict(config),
+        "image_shape": list(source.image_shape),
+        "num_classes": source.num_classes,
+        "images": len(source),
+        "checksum": zlib.crc32(b"".join(some[name].tobytes() for name in sorted(some))),
+    }
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """`run.json`, whole or not at all."""
+    text = json.dumps(description, indent=1)
+    write_atomically(folder / "run.json", lambda file: file.write(text.encode()))

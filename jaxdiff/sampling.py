@@ -1,0 +1,105 @@
+"""Pictures from a network: one pure function, and a driver that runs it in batches on all devices."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import build, denoise, guidance, process, samplers
+from jaxdiff.config import Config
+from jaxdiff.data.images import to_uint8
+from jaxdiff.noise import example_keys
+from jaxdiff.typing import Array, InputError, PyTree
+
+Generate = Callable[..., Array]
+
+
+def generator(config: Config, spec: build.Spec) -> Generate:
+    """A pure function that makes pictures:
+
+        generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature)
+            -> float32 [B, H, W, C] in [-1, 1]
+
+    Jit it once: no argument recompiles, but for the sizes B and n and the sampler's class. Picture `index_i` is a
+    function of the key and that number, whatever batch it is in. Guidance None is the conditional network alone, at
+    half the cost of any number.
+    """
+    schedule = build.schedule(config.diffusion)
+
+    def generate(
+        params: PyTree,
+        key: Array,
+        index: Array,
+        labels: Array | None,
+        sampler: Any,
+        times: Array,
+        scale: Array | None,
+        temperature: Array,
+    ) -> Array:
+        keys = example_keys(key, index)
+        start, steps = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
+        x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule)
+        both = labels
+        if labels is not None and scale is not None:
+            null = jnp.full_like(labels, spec.num_classes or 0)
+            both = jnp.concatenate([labels, null])
+        model = build.model(config, spec, params, both)
+        predict = denoise.denoiser(model, schedule=schedule, kind=config.diffusion.kind)
+        if labels is not None and scale is not None:
+            predict = guidance.classifier_free(predict, scale=scale)
+        if config.sample.clip:
+            predict = denoise.clip_x0(predict, schedule=schedule)
+        images: Array = samplers.sample(steps, predict, sampler, times, x, temperature=temperature)
+        return images
+
+    return generate
+
+
+def pmapped(generate: Generate) -> Any:
+    """`generate` over all local devices; `index` and `labels` are `[devices, B / devices]`."""
+    return jax.pmap(generate, in_axes=(None, None, 0, 0, None, None, None, None))
+
+
+def cycle(labels: Sequence[int], num: int) -> np.ndarray:
+    """The label of each picture: the given ones in turn.
+
+    >>> cycle([3, 5], 5).tolist()
+    [3, 5, 3, 5, 3]
+    """
+    return np.resize(np.asarray(labels, np.int32), num)
+
+
+def in_batches(
+    program: Any, config: Config, params: PyTree, key: Array, labels: np.ndarray | None, *, num: int, batch: int
+) -> Iterator[np.ndarray]:
+    """Pictures 0..num-1 as uint8 batches `[<= batch, H, W, C]`, made with `config.sample`.
+
+    Every batch has the same size on the devices (the last is filled up and cut), so there is one compilation.
+
+    Args:
+      program: `pmapped(generator(config, spec))`.
+      config: of which `sample` and `diffusion` are read.
+      params: the network's.
+      key: the run of pictures.
+      labels: `[num]`, or None for a network without classes.
+      num: how many.
+      batch: at a time, rounded up to a multiple of the devices.
+
+    Raises:
+      InputError: a picture is NaN or infinite.
+    """
+    schedule, sample = build.schedule(config.diffusion), config.sample
+    sampler, times = build.sampler(sample, schedule), jnp.asarray(build.times(sample, schedule), jnp.float32)
+    numbers = None if sample.guidance == 1 else jnp.float32(sample.guidance), jnp.float32(sample.temperature)
+    devices = jax.local_device_count()
+    share = -(-min(batch, num) // devices)
+    for first in range(0, num, share * devices):
+        index = np.arange(first, first + share * devices, dtype=np.int32)
+        some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, share)
+        x = program(params, key, index.reshape(devices, share), some, sampler, times, *numbers)
+        images = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
+        if not np.isfinite(images).all():
+            raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
+        yield to_uint8(images)

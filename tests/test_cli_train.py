@@ -1,0 +1,236 @@
+"""train.py: what it writes and says, resuming, and every error in one clear message with exit code 2."""
+
+import json
+import re
+import shlex
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from jaxdiff.cli import sample_main, train_main
+from jaxdiff.report import read_metrics
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of six steps, what it printed, and its config file. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.py").write_text(tiny.CONFIG)
+    with jax.numpy_dtype_promotion("standard"):
+        train_main(["--config", str(folder / "tiny.py"), "--run", str(folder / "run")])
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with tiny.py."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(tiny.CONFIG)
+    return tmp_path
+
+
+def fails(capsys, main, args):
+    """Run a command that must fail cleanly; return its message."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(shlex.split(args))
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return re.sub(r"[\s│]+", " ", message)
+
+
+def test_a_run_leaves_everything_it_promises(trained):
+    run = trained / "run"
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite([line["loss"], line["grad_norm"]]).all() for line in lines)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "6"]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_000003.png", "step_000006.png"]
+    with Image.open(run / "samples" / "step_000006.png") as picture:
+        assert picture.size == (10 * 33 + 1, 33 + 1)  # ten classes in a row, 8x8 enlarged to 32x32
+    assert (run / "loss.png").stat().st_size > 5000
+    assert list((run / "tensorboard").glob("events*"))
+    description = json.loads((run / "run.json").read_text())
+    assert description["image_shape"] == [8, 8, 1]
+    assert description["num_classes"] == 10
+    assert description["config"]["train"]["batch_size"] == 16
+
+
+def test_the_last_line_is_a_sample_command_that_works(here, trained, capsys):
+    shutil.copytree(trained / "run", here / "runs" / "tiny")
+    train_main(["--config", "tiny.py", "--train.steps", "8"])  # the default run directory is runs/<config's name>
+    out = capsys.readouterr().out
+    command = re.search(r"python sample\.py (.*)", out)[1]
+    assert command == "--run runs/tiny --num 64 --labels 3 --out samples.png"
+    sample_main(shlex.split(command.replace("--num 64", "--num 4")))
+    with Image.open("samples.png") as picture:
+        assert picture.size == (2 * 33 + 1, 2 * 33 + 1)
+
+
+def test_a_finished_run_says_so_and_how_to_continue(here, trained, capsys):
+    shutil.copytree(trained / "run", here / "run")
+    train_main(["--config", "tiny.py", "--run", "run", "--train.steps", "6"])
+    out = capsys.readouterr().out
+    assert "run: finished, 6 of 6 steps" in out
+    again = re.search(r"python train\.py (.*)", out)[1]
+    assert "--train.steps 12" in again
+    train_main([*shlex.split(again), "--resume", "must"])
+    assert [line["step"] for line in read_metrics(here / "run" / "metrics.jsonl")] == list(range(1, 13))
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
+    train_main(shlex.split("--config tiny.py --dry-run --train.batch_size 8 --seed 5"))
+    out = capsys.readouterr().out
+    for pattern in (r"seed +5\n", r"train\.batch_size +8\n", r"images +8x8x1, 10 classes", r"batch 8 each"):
+        assert re.search(pattern, out), pattern
+    assert int(re.search(r"parameters +([\d,]+)", out)[1].replace(",", "")) > 1000
+    assert re.search(r"compiled memory per device +\d+ MiB", out)
+    assert [p.name for p in here.iterdir()] == ["tiny.py"]
+
+
+@pytest.mark.parametrize("field", ["--train.batch_size", "--train.batch-size"])
+def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
+    assert "batch size 0" in fails(capsys, train_main, f"--config tiny.py {field} 0").replace(
+        "batch_size", "batch size"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("", ["--config", "required"]),
+        ("--config nowhere.py", ["nowhere.py", "no such file"]),
+        ("--config empty.py", ["config = Config(...)", "sets no such name"]),
+        ("--config wrong.py", ["sets it to a dict"]),
+        ("--config broken.py", ["does not run", "NameError", "Confg"]),
+        ("--config typo.py", ["unexpected keyword argument 'stepz'", "Did you mean steps?"]),
+        ("--config illtyped.py", ["illtyped.py", "train.steps", "int"]),
+        ("--config tiny.py --diffusion.schedule flow", ["kind eps says nothing of the data at t = 1"]),
+        ("--config tiny.py --optim.weight-decay 0.1", ["optim.weight_decay", "only adamw"]),
+        ("--config tiny.py --optim.b1 1.5", ["optim.b1", "0 <= b1 < 1"]),
+        (
+            "--config tiny.py --diffusion.schedule vp --diffusion.schedule-options beta_min -1",
+            ["VP: expected 0 <= beta_min"],
+        ),
+        ("--config tiny.py --train.stepz 3", ["--train.stepz", "Perhaps you meant", "--train.steps"]),
+        ("--config tiny.py --train.steps many", ["--train.steps", "many"]),
+        ("--config tiny.py --train.steps 0", ["--train.steps 0", "at least 1"]),
+        ("--config tiny.py --optim.learning-rate -1", ["optim.learning_rate", "positive"]),
+        ("--config tiny.py --model.channels 6", ["model.channels", "multiple of 4"]),
+        ("--config tiny.py --model.multipliers 1 1 1 1 1", ["divisible by 16", "8x8"]),
+        ("--config tiny.py --model.heads 3", ["cannot be split into 3 heads"]),
+        ("--config tiny.py --diffusion.schedule cosin", ["unknown schedule 'cosin'", "Did you mean cosine?"]),
+        ("--config tiny.py --diffusion.schedule-options beta 1", ["no option 'beta'", "max_beta"]),
+        ("--config tiny.py --diffusion.kind noise", ["unknown prediction kind 'noise'", "eps"]),
+        ("--config tiny.py --sample.sampler dimm", ["unknown sampler", "Did you mean ddim?"]),
+        ("--config tiny.py --sample.steps 2000", ["2000 steps", "table of 1000"]),
+        ("--config tiny.py --train.label-dropout 0", ["guidance 1.5", "label_dropout is 0"]),
+        ("--config tiny.py --train.steps-per-call 4", ["must divide", "(6, 3, 2)"]),
+        ("--config tiny.py --data.name digit", ["unknown data set", "digits", ".npz"]),
+        ("--config tiny.py --data.name tfds:no_such_set", ["unknown data set tfds:no_such_set", ".npz"]),
+        ("--config tiny.py --data.name tfds:mnist --data.dir empty", ["could not be loaded", "empty", "--data.dir"]),
+        ("--config tiny.py --data.name none.npz", ["none.npz", "no such file"]),
+        ("--config tiny.py --data.name empty.npz", ["empty.npz", "not a readable numpy file"]),
+        ("--config tiny.py --data.name cut.npz", ["cut.npz", "not a readable numpy file"]),
+        ("--config tiny.py --data.name floats.npz", ["floats.npz", "expected uint8"]),
+        ("--config tiny.py --run tiny.py/run", ["tiny.py/run", "cannot be written"]),
+        ("--config tiny.py --resume must", ["--resume must", "no checkpoint"]),
+    ],
+)
+def test_errors_come_before_anything_is_written(here, capsys, args, words):
+    (here / "empty.py").write_text("x = 1\n")
+    (here / "wrong.py").write_text("config = {}\n")
+    (here / "broken.py").write_text("config = Confg()\n")
+    (here / "typo.py").write_text("from jaxdiff.config import *\nconfig = Config(train=Train(stepz=1))\n")
+    (here / "illtyped.py").write_text("from jaxdiff.config import *\nconfig = Config(train=Train(steps='3'))\n")
+    (here / "empty.npz").write_bytes(b"")
+    np.savez(here / "whole.npz", images=np.zeros((9, 8, 8), np.uint8))
+    (here / "cut.npz").write_bytes((here / "whole.npz").read_bytes()[:200])
+    np.savez(here / "floats.npz", images=np.zeros((9, 8, 8), np.float32))
+    message = fails(capsys, train_main, args)
+    for word in words:
+        assert word in message, message
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(("schedule", "warns"), [("geometric", True), ("cosine", False), ("ve", False), ("vp", False)])
+def test_a_schedule_that_does_not_end_in_noise_is_warned_of(here, capsys, schedule, warns):
+    """alpha / sigma at t = 1: 0.75 for geometric (alpha_bar = 0.36), below 0.1 for the others."""
+    train_main(shlex.split(f"--config tiny.py --dry-run --diffusion.schedule {schedule}"))
+    assert ("warning: this schedule ends at t = 1 with alpha / sigma = 0.7" in capsys.readouterr().err) == warns
+
+
+def test_a_run_of_another_config_is_refused_with_the_keys_and_left_as_it_was(here, trained, capsys):
+    shutil.copytree(trained / "run", here / "run")
+    before = {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()}
+    message = fails(capsys, train_main, "--config tiny.py --run run --seed 1 --model.dropout 0 --train.steps 9")
+    assert "seed: 0 there, 1 now" in message
+    assert "model.dropout: 0.1 there, 0.0 now" in message
+    assert "train.steps" not in message  # a run may go on for longer
+    assert "--resume never: run has checkpoints" in fails(
+        capsys, train_main, "--config tiny.py --run run --resume never"
+    )
+    assert {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()} == before
+
+
+def test_resuming_with_other_data_under_the_same_name_is_refused(here, capsys):
+    rng = np.random.default_rng(0)
+    np.savez("images.npz", images=rng.integers(0, 256, (20, 8, 8, 1), np.uint8))
+    args = "--config tiny.py --data.name images.npz --train.steps"
+    train_main(shlex.split(f"{args} 2"))
+    np.savez("images.npz", images=rng.integers(0, 256, (21, 8, 8, 1), np.uint8))
+    assert "the data has changed, images was 20 and is 21" in fails(capsys, train_main, f"{args} 4")
+    np.savez("images.npz", images=rng.integers(0, 256, (20, 8, 8, 1), np.uint8))
+    assert "the data has changed, checksum was" in fails(capsys, train_main, f"{args} 4")
+
+
+def test_a_run_killed_before_its_last_picture_is_completed_by_the_same_command(here, trained, capsys):
+    shutil.copytree(trained / "run", here / "run")
+    (here / "run" / "samples" / "step_000006.png").unlink()
+    (here / "run" / "loss.png").unlink()
+    train_main(shlex.split("--config tiny.py --run run"))
+    assert "run: done" in capsys.readouterr().out
+    with (
+        Image.open(here / "run" / "samples" / "step_000006.png") as made,
+        Image.open(trained / "run/samples/step_000006.png") as before,
+    ):
+        np.testing.assert_array_equal(np.asarray(made), np.asarray(before))
+    assert (here / "run" / "loss.png").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(here, capsys):
+    """Adam with a learning rate of 1e30 overflows float32 after the checkpoint of step 2."""
+    config = tiny.CONFIG.replace("learning_rate=1e-3, warmup=2", "learning_rate=1e-3, warmup=0")
+    (here / "tiny.py").write_text(config + "import dataclasses\n")
+    train_main(shlex.split("--config tiny.py --train.steps 2"))
+    before = {p: p.read_bytes() for p in (here / "runs/tiny/checkpoints").rglob("*") if p.is_file()}
+    description = json.loads((here / "runs/tiny/run.json").read_text())
+    description["config"]["optim"]["learning_rate"] = 1e30
+    (here / "runs/tiny/run.json").write_text(json.dumps(description))
+    message = fails(capsys, train_main, "--config tiny.py --optim.learning_rate 1e30")
+    assert re.search(r"not finite at step [345] \(call of steps", message), message
+    assert "The checkpoint of step 2 is kept" in message
+    assert "--optim.learning-rate" in message
+    assert {p: p.read_bytes() for p in (here / "runs/tiny/checkpoints").rglob("*") if p.is_file()} == before
+
+
+def test_bf16_remat_adamw_cosine_and_a_continuous_schedule_train(here):
+    """The settings that no other test turns, together, for two finite steps; npz images without labels."""
+    rng = np.random.default_rng(0)
+    np.savez("images.npz", images=rng.integers(0, 256, (20, 8, 12, 3), np.uint8))
+    train_main(
+        shlex.split(
+            "--config tiny.py --data.name images.npz --data.flip True --diffusion.schedule flow --diffusion.kind "
+            "velocity --model.dtype bfloat16 --model.remat True --optim.name adamw --optim.weight-decay 0.1 "
+            "--optim.decay cosine --train.steps 3 --log.samples-every 3 --log.checkpoint-every 3 "
+            "--sample.sampler ddpm --sample.variance fixed_small --train.steps-per-call 3 --model.scale-shift False"
+        )
+    )
+    lines = read_metrics(here / "runs" / "tiny" / "metrics.jsonl")
+    assert np.isfinite([line["loss"] for line in lines]).all()

@@ -1,0 +1,175 @@
+"""Configs: they survive JSON, name what differs, and every published one builds."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdiff import InputError, build, samplers, schedules
+from jaxdiff import config as configs
+from jaxdiff.config import Config, Diffusion, Log, Model, Optim, Sample, Train
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("*.py"))
+SHAPES = {"digits": ((8, 8, 1), 10), "mnist": ((28, 28, 1), 10), "fashion_mnist": ((28, 28, 1), 10)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_published_config_builds_and_survives_json(path):
+    config = configs.load(path)
+    configs.check(config)
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
+    spec = build.Spec(*SHAPES.get(path.stem, ((32, 32, 3), None)))
+    schedule = build.schedule(config.diffusion)
+    build.sampler(config.sample, schedule)
+    times = build.times(config.sample, schedule)
+    assert (times[0], times[-1]) == (1, 0)
+    build.optimizer(config)
+    params = jax.eval_shape(lambda: build.init_params(config, spec, jax.random.key(0)))
+    assert len(jax.tree.leaves(params)) > 10
+
+
+def test_the_ddpm_config_is_the_papers():
+    """Ho et al. 2020, appendix B: 35.7M parameters, Adam 2e-4, batch 128, 800k steps, EMA 0.9999, dropout 0.1."""
+    config = configs.load(ROOT / "configs" / "cifar10_ddpm.py")
+    spec = build.Spec((32, 32, 3), None)
+    params = jax.eval_shape(lambda: build.init_params(config, spec, jax.random.key(0)))
+    assert sum(math.prod(p.shape) for p in jax.tree.leaves(params)) == 35_746_307
+    assert config.diffusion.kind == "eps"
+    assert build.schedule(config.diffusion) == schedules.linear(1000)
+    assert (config.model.dropout, config.data.flip, config.data.labels) == (0.1, True, False)
+    assert (config.optim.learning_rate, config.optim.warmup, config.optim.clip) == (2e-4, 5000, 1.0)
+    assert (config.train.steps, config.train.batch_size, config.train.ema_decay) == (800_000, 128, 0.9999)
+    assert (config.sample.sampler, config.sample.steps, config.sample.variance) == ("ddpm", 1000, "fixed_large")
+
+
+@pytest.mark.parametrize("name", build.SCHEDULES)
+def test_every_schedule_by_name(name):
+    schedule = build.schedule(Diffusion(schedule=name, steps=10, kind="v"))
+    assert getattr(schedule, "T", 10) == 10
+
+
+def test_schedule_options_reach_the_schedule():
+    diffusion = Diffusion(schedule="linear", steps=100, schedule_options={"beta_start": 1e-3, "beta_end": 0.2})
+    assert build.schedule(diffusion) == schedules.linear(100, beta_start=1e-3, beta_end=0.2)
+    assert build.schedule(Diffusion(schedule="ve", schedule_options={"sigma_max": 9.0})) == schedules.VE(sigma_max=9.0)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_sampler_by_name_with_its_options(name):
+    schedule = schedules.linear()
+    sampler = build.sampler(Sample(sampler=name, eta=0.5, variance="fixed_large"), schedule)
+    assert type(sampler) is samplers.SAMPLERS[name]
+    assert getattr(sampler, "eta", 0.5) == 0.5
+    assert getattr(sampler, "variance", "fixed_large") == "fixed_large"
+
+
+def test_spacings_of_tables_are_uniform_on_continuous_schedules():
+    np.testing.assert_allclose(build.times(Sample(steps=4), schedules.Flow()), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(build.times(Sample(steps=4, spacing="leading"), schedules.linear())[:2], [0.751, 0.501])
+
+
+@pytest.mark.parametrize("spacing", build.SPACINGS)
+@pytest.mark.parametrize("steps", [1, 7, 50, 1000])
+def test_a_table_is_sampled_at_its_own_steps_alone(spacing, steps):
+    k = build.times(Sample(steps=steps, spacing=spacing), schedules.linear())[:-1] * 1000 - 1
+    np.testing.assert_allclose(k, np.rint(k), atol=1e-9)
+    assert (np.rint(k) >= 0).all()
+
+
+def rates(optim, steps):
+    """The learning rate at each step, from what Adam does to a parameter with a constant gradient of 1."""
+    tx = build.optimizer(Config(optim=optim, train=Train(steps=steps)))
+    state, found = tx.init(jnp.float32(0)), []
+    for _ in range(steps):
+        update, state = tx.update(jnp.float32(1.0), state, jnp.float32(0))
+        found.append(-float(update))
+    return np.array(found)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_warm_up_then_constant_or_cosine():
+    k = np.arange(20)
+    warm = np.minimum(k / 5, 1)
+    np.testing.assert_allclose(rates(Optim(learning_rate=0.1, warmup=5), 20), 0.1 * warm, rtol=1e-3, atol=1e-7)
+    cosine = np.where(k < 5, k / 5, 0.5 * (1 + np.cos(np.pi * (k - 5) / 15)))
+    np.testing.assert_allclose(
+        rates(Optim(learning_rate=0.1, warmup=5, decay="cosine"), 20), 0.1 * cosine, rtol=1e-3, atol=1e-7
+    )
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_clipping_bounds_the_global_norm_and_zero_is_none():
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    for clip, norm in ((1.0, 1.0), (0.0, 5.0)):
+        tx = build.optimizer(Config(optim=Optim(clip=clip, warmup=0)))
+        _, state = tx.update(gradient, tx.init(gradient), gradient)
+        first_moment = optax.tree.get(state, "mu")
+        np.testing.assert_allclose(optax.tree.norm(first_moment), 0.1 * norm, rtol=1e-5)
+
+
+def test_loss_hides_the_asked_share_of_labels_and_only_those():
+    """With label_dropout 1 the loss does not depend on labels; with 0 it does, once the network is not zero."""
+    spec = build.Spec((8, 8, 1), 10)
+    model = Model(channels=8, multipliers=(1,), blocks=1, attention_resolutions=())
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (4, 8, 8, 1), np.uint8)
+    losses = {}
+    for share in (0.0, 1.0):
+        config = Config(model=model, train=Train(label_dropout=share))
+        params = jax.tree.map(
+            lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
+            build.init_params(config, spec, jax.random.key(0)),
+        )
+        keys = jax.random.split(jax.random.key(1), 4)
+        for labels in ([0, 1, 2, 3], [9, 8, 7, 6]):
+            batch = {"image": jnp.asarray(image), "label": jnp.asarray(labels)}
+            losses[share, labels[0]] = build.loss_fn(config, spec)(params, batch, keys)["loss"]
+    np.testing.assert_array_equal(losses[1.0, 0], losses[1.0, 9])
+    assert (np.abs(losses[0.0, 0] - losses[0.0, 9]) > 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "backend", "expected"), [(1000, 100, "gpu", 10), (1000, 35, "gpu", 5), (1000, 100, "cpu", 1)]
+)
+def test_steps_per_call_by_backend(monkeypatch, steps, every, backend, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = Config(train=Train(steps=steps), log=Log(samples_every=every, checkpoint_every=every))
+    assert build.steps_per_call(config) == expected
+
+
+def test_steps_per_call_of_a_resumed_run_divide_the_step_it_resumes_from(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = Config(train=Train(steps=10_000), log=Log(samples_every=1000, checkpoint_every=1000))
+    assert build.steps_per_call(config) == 10
+    assert build.steps_per_call(config, done=5005) == 5
+
+
+def test_differences_name_the_experiment_and_leave_the_rest_free():
+    old = Config(train=Train(steps=5), log=Log(every=3))
+    new = Config(train=Train(steps=9), log=Log(every=4), sample=Sample(steps=7), diffusion=Diffusion(kind="v"))
+    assert configs.differences(old, new) == {"diffusion.kind": ("eps", "v")}
+
+
+def test_a_run_of_another_version_says_so():
+    values = configs.to_dict(Config())
+    values["train"]["gone"] = 1
+    with pytest.raises(InputError, match="another version of jaxdiff.*gone"):
+        configs.from_dict(values)
+
+
+def test_every_field_is_documented_for_the_help():
+    """tyro shows the text under a field; one without it would be a bare name in --help."""
+    source = (ROOT / "jaxdiff" / "config.py").read_text().splitlines()
+    sections = [f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
+    assert len(sections) == 7
+    for section in sections:
+        for field in dataclasses.fields(section):
+            at = next(i for i, line in enumerate(source) if line.startswith(f"    {field.name}: "))
+            assert source[at + 1].strip().startswith('"""'), field.name

@@ -1,0 +1,106 @@
+"""The house keeps its order: imports point one way, and `import jaxdiff` stays light."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "jaxdiff").rglob("*.py"))
+
+CORE = ["typing", "noise", "schedules", "timesteps", "process", "parameterization", "weighting"]
+ABOVE = ["denoise", "losses", "samplers", "guidance", "testing"]
+MAY_IMPORT = {
+    "typing": [],
+    "noise": ["typing"],
+    "schedules": ["typing"],
+    "timesteps": ["typing", "schedules"],
+    "process": ["typing", "noise", "schedules"],
+    "parameterization": ["typing", "schedules"],
+    "weighting": ["typing", "schedules"],
+    "denoise": CORE,
+    "losses": CORE,
+    "guidance": CORE,
+    "testing": CORE,
+    "samplers": [*CORE, "samplers"],
+    "models": ["typing", "noise", "models"],
+    "data": ["typing", "data"],
+    "train": ["typing", "noise", "train"],
+    "config": ["typing"],
+    "build": [*CORE, *ABOVE, "models", "data", "train", "config"],
+    "sampling": [*CORE, *ABOVE, "data", "config", "build"],
+    "runs": ["typing", "data", "train", "config", "build"],
+    "report": ["typing", "data"],
+    "cli": ["cli", "typing", "config", "build", "runs", "sampling", "report", "data", "train"],
+    "__init__": [*CORE, *ABOVE],
+}
+THIRD_PARTY = {  # rooms that may import more than jax and numpy
+    "models": {"flax"},
+    "data": {"grain", "PIL", "tqdm", "sklearn", "tensorflow_datasets"},
+    "train": {"optax", "orbax"},
+    "config": {"dacite"},
+    "build": {"optax"},
+    "report": {"tensorboardX", "tqdm", "matplotlib"},
+    "cli": {"tyro", "tqdm"},
+}
+
+
+def room(path):
+    return path.relative_to(ROOT / "jaxdiff").parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Full names of all that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    known = {room(p) for p in FILES}
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "jaxdiff":
+            # `from jaxdiff import InputError` names no room: it is the package itself, which only scripts may use.
+            assert rest, f"{path}: import jaxdiff"
+            assert rest[0] in known, f"{path} imports {name} from the package; name the module"
+            assert rest[0] in MAY_IMPORT[room(path)], f"{room(path)} may not import {rest[0]}"
+        elif first not in sys.stdlib_module_names:
+            assert first in {"jax", "numpy"} | THIRD_PARTY.get(room(path), set()), f"{path} imports {first}"
+
+
+def test_scripts_see_only_the_command_line():
+    for script in ("train.py", "sample.py"):
+        assert all(name.startswith("jaxdiff.cli.") for name in imports(ROOT / script))
+
+
+def test_no_jit_pmap_or_print_below_the_scripts():
+    """The caller chooses how to compile; only train/, sampling and init in build run programs."""
+    for path in FILES:
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+        if room(path) not in ("train", "sampling", "build"):
+            assert not calls & {"jax.jit", "jax.pmap", "jax.lax.pmean"}, path
+        if room(path) != "cli":
+            assert "print" not in calls, path
+
+
+def test_import_jaxdiff_loads_no_heavy_package():
+    code = "import sys, json, jaxdiff; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(json.loads(done.stdout))
+    assert "jaxdiff" in loaded
+    heavy = {"flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "torch", "grain", "sklearn", "matplotlib"}
+    assert not loaded & heavy
+
+
+def test_rooms_stay_small():
+    for path in FILES:
+        limit = 400 if room(path) in ("models",) else 350
+        assert len(path.read_text().splitlines()) <= limit, path

@@ -1,0 +1,79 @@
+"""What the README and CONTRIBUTING show, runs."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxdiff import DDIM, prior, sample, schedules, testing, timesteps
+from jaxdiff.cli import train_main
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(name, language):
+    text = (ROOT / name).read_text()
+    return [re.sub(r"(?m)^   (?=\S|   )", "", b) for b in re.findall(rf"(?ms)^ *```{language}\n(.*?)^ *```", text)]
+
+
+def test_the_functions_in_your_own_code():
+    """The README's first block with a linear network: it trains by gradient descent and samples, without Flax.
+
+    For data at 2 (a point), v = alpha eps - 2 sigma, E[v^2] = 1/2 + 4/2, E[v x] = E[alpha sigma] (1 - 4) = -3/pi and
+    E[x^2] = 5/2, so the best linear network has the loss 5/2 - (3/pi)^2 / (5/2) = 2.135 (cosine: alpha = cos(pi t / 2)).
+    """
+    names = {"net": lambda params, x, t: x @ params}
+    exec(blocks("README.md", "python")[0], names)
+    params = jnp.zeros((1, 1))
+    x0 = jnp.full((2048, 1), 2.0)
+    loss = jax.jit(jax.value_and_grad(names["loss"]))
+    first, _ = loss(params, jax.random.key(1), x0)
+    for i in range(40):
+        _, gradient = loss(params, jax.random.key(i), x0)
+        params = params - 0.1 * gradient
+    last, _ = loss(params, jax.random.key(1), x0)
+    np.testing.assert_allclose([first, last], [2.5, 2.135], rtol=0.05)
+    np.testing.assert_allclose(params, -3 / np.pi / 2.5, rtol=0.05)
+    # v = 0 is exact for unit Gaussian data: it leaves the noise as it is.
+    samples = jax.jit(names["generate"], static_argnums=2)(0 * params, jax.random.key(2), (4000, 1))
+    np.testing.assert_allclose([samples.mean(), samples.std()], [0, 1], atol=0.08)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_trained_run_is_a_function(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(tiny.CONFIG)
+    train_main(shlex.split("--config tiny.py --run runs/digits --train.steps 2"))
+    names = {"jax": jax}
+    exec(blocks("README.md", "python")[1], names)
+    assert names["x0"].shape == (2, 8, 8, 1)
+
+
+def test_the_sampler_of_contributing_is_ddim(tmp_path):
+    """Euler in sigma/alpha is DDIM with eta = 0: another derivation of the same step."""
+    (tmp_path / "euler.py").write_text(blocks("CONTRIBUTING.md", "python")[0])
+    spec = importlib.util.spec_from_file_location("euler", tmp_path / "euler.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["euler"] = module
+    spec.loader.exec_module(module)
+    schedule = schedules.VP()
+    x = prior(jax.random.key(0), (4, 3), schedule=schedule)
+    denoise = testing.gaussian_denoiser(mean=0.5, std=0.2, schedule=schedule)
+    grid = timesteps.uniform(20)
+    ours, ddim = (sample(jax.random.key(1), denoise, s, grid, x) for s in (module.Euler(schedule), DDIM(schedule)))
+    np.testing.assert_allclose(ours, ddim, rtol=1e-4, atol=1e-4)
+
+
+def test_commands_name_files_and_options_that_exist():
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"\]\(([\w./]+)\)", text) + re.findall(r"configs/\w+\.py", text):
+        assert (ROOT / path).exists(), path
+    assert "pip install -e . && python train.py --config configs/digits.py" in text
+    assert "pip install -e '.[test]' && pytest" in text

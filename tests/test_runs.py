@@ -1,0 +1,166 @@
+"""The real scripts as processes: killed and resumed bitwise, and the same numbers on 1, 2 and 4 devices."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from jaxdiff.report import read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(folder, *args, script="train.py", devices=1):
+    """A script as a process, on that many forced CPU devices."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "NPROC": "8",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *args],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+def final_state(run):
+    """Everything in the last checkpoint, as numpy."""
+    with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
+        restored = manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(params=ocp.args.StandardRestore(), ema=ocp.args.StandardRestore()),
+        )
+    return {"/".join(map(str, path)): np.asarray(leaf) for path, leaf in _leaves(restored)}
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree_util.tree_flatten_with_path({"params": tree["params"], "ema": tree["ema"]})[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tiny.py").write_text(tiny.CONFIG)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_and_rerun_is_bitwise_the_uninterrupted_run(folder):
+    command = ("--config", "tiny.py", "--train.steps", "60", "--log.checkpoint-every", "4", "--log.samples-every", "60")
+    finish(start(folder, *command, "--run", "whole"))
+    seed = random.randrange(10**6)
+    rng = random.Random(seed)
+    kills = 0
+    while kills < 3:
+        process = start(folder, *command, "--run", "killed")
+        # Wait until it trains, so that the kill falls among steps and saves, not into the imports.
+        lines = len(read_metrics(folder / "killed" / "metrics.jsonl"))
+        while process.poll() is None and len(read_metrics(folder / "killed" / "metrics.jsonl")) < lines + 3:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.4))
+        if process.poll() is not None:
+            break  # it finished first; what was killed so far counts
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.communicate()
+        kills += 1
+    assert kills >= 1
+    finish(start(folder, *command, "--run", "killed"))
+
+    whole, killed = final_state(folder / "whole"), final_state(folder / "killed")
+    assert whole.keys() == killed.keys()
+    for name in whole:
+        np.testing.assert_array_equal(killed[name], whole[name], err_msg=f"{name}, kill seed {seed}")
+    losses = [[(m["step"], m["loss"]) for m in read_metrics(folder / r / "metrics.jsonl")] for r in ("whole", "killed")]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_one_two_and_four_devices_give_the_same_losses_and_the_same_pictures(folder):
+    """Also with dropout: an example's mask, noise and time are its own, wherever it is."""
+    losses, images = [], []
+    for devices in (1, 2, 4):
+        run = f"devices{devices}"
+        finish(start(folder, "--config", "tiny.py", "--run", run, "--train.steps", "12", devices=devices))
+        losses.append([m["loss"] for m in read_metrics(folder / run / "metrics.jsonl")])
+        sample = ("--run", "devices1", "--num", "10", "--batch", "8", "--sampler", "ddpm", "--out", f"{run}.npz")
+        finish(start(folder, *sample, script="sample.py", devices=devices))
+        with np.load(folder / f"{run}.npz") as file:
+            images.append(file["images"].astype(int))
+    assert len(losses[0]) == 12
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
+    assert max(np.abs(images[0] - other).max() for other in images[1:]) <= 1
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_device_resumes_on_two_and_bad_sizes_are_refused(folder):
+    finish(start(folder, "--config", "tiny.py", "--run", "run"))
+    finish(start(folder, "--config", "tiny.py", "--run", "run", "--train.steps", "8", devices=2))
+    assert len(read_metrics(folder / "run" / "metrics.jsonl")) == 8
+
+    process = start(folder, "--config", "tiny.py", "--train.batch-size", "10", devices=4)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "batch size 10 cannot be shared evenly by 4 devices; use 8 or 12" in err
+    assert "Traceback" not in out + err
+
+
+def test_the_scripts_themselves_fail_cleanly(folder):
+    for script, args in (
+        ("train.py", ["--config", "none.py"]),
+        ("sample.py", ["--run", "none", "--num", "1", "--out", "x.png"]),
+    ):
+        process = start(folder, *args, script=script)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert err.startswith("error: ")
+        assert "Traceback" not in out + err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_finishes_the_step_saves_and_the_same_command_goes_on(folder, number):
+    command = (
+        "--config",
+        "tiny.py",
+        "--run",
+        "run",
+        "--train.steps",
+        "400",
+        "--log.checkpoint-every",
+        "400",
+        "--log.samples-every",
+        "400",
+    )
+    process = start(folder, *command)
+    while process.poll() is None and len(read_metrics(folder / "run" / "metrics.jsonl")) < 5:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-2000:]
+    step = int(re.search(r"stopped and saved at step (\d+)", out)[1])
+    assert 5 <= step < 400
+    assert "Traceback" not in err
+    assert len(read_metrics(folder / "run" / "metrics.jsonl")) == step
+
+    shorter = [*command[:5], str(step + 4), *command[6:]]
+    finish(start(folder, *shorter, "--resume", "must"))
+    assert [m["step"] for m in read_metrics(folder / "run" / "metrics.jsonl")] == list(range(1, step + 5))
