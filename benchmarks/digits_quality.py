@@ -1,0 +1,83 @@
+"""How good are the default run's digits? Class accuracy and Frechet distance, against the real ones.
+
+    python train.py --config configs/digits.py
+    python benchmarks/digits_quality.py --run runs/digits
+
+Accuracy: 1,000 samples, 100 a class; an RBF support vector classifier fitted on four fifths of the real digits says
+which class each shows. Distance: Frechet distance of Gaussians fitted to raw pixels (levels 0..16), 1,797 samples
+with the data's labels against the data, over the same between random halves of the data (mean of 20 splits; two
+halves of 898 differ by chance alone, so a ratio below 1 is possible).
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+
+from jaxdiff import runs, sampling
+from jaxdiff.train.parallel import replicate
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """`|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))` of rows `[N, D]`, float64.
+
+    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not negative.
+    Source: Dowson & Landau 1982, eq. 4.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = np.sqrt(np.maximum(np.linalg.eigvals(cov_a @ cov_b).real, 0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--guidance", type=float, help="default: the run's")
+    parser.add_argument("--steps", type=int, help="default: the run's")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    data = load_digits()
+    real, target = data.images.reshape(-1, 64), data.target
+    config, spec = runs.load_run(args.run)
+    given = {name: value for name in ("guidance", "steps") if (value := getattr(args, name)) is not None}
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
+    step, params = runs.load_weights(args.run, config, spec)
+    params = replicate(params)
+    program = sampling.pmapped(sampling.generator(config, spec))
+
+    def digits(labels: np.ndarray, stream: int) -> np.ndarray:
+        key = jax.random.fold_in(jax.random.key(args.seed), stream)
+        parts = sampling.in_batches(program, config, params, key, labels.astype(np.int32), num=len(labels), batch=256)
+        return np.rint(np.concatenate(list(parts)).reshape(-1, 64) * (16 / 255))
+
+    started = time.perf_counter()
+    labels = np.repeat(np.arange(10), 100)
+    samples, like_data = digits(labels, 0), digits(target, 1)
+    seconds = time.perf_counter() - started
+
+    x, x_held, y, y_held = train_test_split(real, target, test_size=0.2, random_state=0, stratify=target)
+    classifier = SVC(kernel="rbf", gamma=0.001, C=10).fit(x, y)
+    print(f"run {args.run}, step {step}, {config.sample.sampler} {config.sample.steps} steps, seed {args.seed}")
+    print(f"guidance scale                          {config.sample.guidance}")
+    print(f"classifier on held-out real digits      {100 * classifier.score(x_held, y_held):.2f} %")
+    print(f"samples of the class asked for          {100 * classifier.score(samples, labels):.2f} %")
+
+    rng = np.random.default_rng(0)
+    halves = [frechet_distance(real[p[:898]], real[p[898:]]) for p in (rng.permutation(len(real)) for _ in range(20))]
+    distance = frechet_distance(like_data, real)
+    print(f"Frechet distance, halves of the data     {np.mean(halves):.2f} (20 splits, {np.std(halves):.2f} apart)")
+    print(f"Frechet distance, samples to the data   {distance:.2f}")
+    print(f"ratio                                   {distance / np.mean(halves):.2f}")
+    print(f"{len(samples) + len(like_data)} samples in {seconds:.0f} s on {jax.devices()[0].device_kind}")
+
+
+if __name__ == "__main__":
+    main()
