@@ -1,7 +1,8 @@
 """CIFAR-10, unconditional, with the hyper-parameters of the DDPM paper (Ho et al. 2020, arXiv 2006.11239, appendix B).
 
 Command: pip install -e '.[tfds]' && python train.py --config configs/cifar10_ddpm.py
-Ours differs in one thing: the moving average warms up. The paper: FID 3.17 and at most 3.75 bits/dim, 800k steps, 10.6 hours on a TPU v3-8.
+Ours differs in one thing: the moving average warms up.
+The paper: FID 3.17 and at most 3.75 bits/dim, 800k steps, 10.6 hours on a TPU v3-8.
 Hardware, time, result here: not measured yet.
 """
 
