@@ -21,7 +21,6 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
 from jaxdiff import runs, sampling
-from jaxdiff.train.parallel import replicate
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -50,7 +49,6 @@ def main() -> None:
     given = {name: value for name in ("guidance", "steps") if (value := getattr(args, name)) is not None}
     config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
     step, params = runs.load_weights(args.run, config, spec)
-    params = replicate(params)
     program = sampling.pmapped(sampling.generator(config, spec))
 
     def digits(labels: np.ndarray, stream: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxdiff.config import Config, Data, Diffusion, Sample
 from jaxdiff.data import Source, Unlabelled, array_file, digits, tfds_images
 from jaxdiff.models import UNet
 from jaxdiff.models.unet import check_size
-from jaxdiff.noise import white_noise
+from jaxdiff.noise import fold_in, white_noise
 from jaxdiff.parameterization import KINDS, determinant
 from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, InputError, Model, PyTree, Schedule
@@ -148,20 +148,17 @@ def loss_fn(config: Config, spec: Spec) -> LossFn:
     alphas = schedule(config.diffusion)
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
-        def stream(i: int) -> Array:
-            return jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
         if isinstance(alphas, schedules.Discrete):
-            t = weighting.uniform_steps(stream(0), T=alphas.T)
+            t = weighting.uniform_steps(fold_in(keys, 0), T=alphas.T)
         else:
-            t = weighting.uniform_time(stream(0))
-        eps = white_noise(stream(1), x0.shape)
+            t = weighting.uniform_time(fold_in(keys, 0))
+        eps = white_noise(fold_in(keys, 1), x0.shape)
         labels = None
         if spec.num_classes is not None:
-            hidden = jax.vmap(jax.random.bernoulli, (0, None))(stream(2), config.train.label_dropout)
+            hidden = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 2), config.train.label_dropout)
             labels = jnp.where(hidden, spec.num_classes, batch["label"])
-        net = model(config, spec, params, labels, key=stream(3))
+        net = model(config, spec, params, labels, key=fold_in(keys, 3))
         kind = config.diffusion.kind
         as_kind = "eps" if kind == "score" else kind
         return losses.simple(x0, t, eps, model=net, schedule=alphas, kind=kind, as_kind=as_kind)

@@ -24,6 +24,15 @@ def example_keys(key: Array, index: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
+def fold_in(keys: Array, data: Array | int) -> Array:
+    """`fold_in(key_n, data)` for each of the keys `[B]`: the examples' keys of a step, or of one of several streams.
+
+    >>> fold_in(jax.random.split(jax.random.key(0), 3), 7).shape
+    (3,)
+    """
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
 def per_example(key: Array, batch: int) -> Array:
     """Keys `[B]` from keys `[B]` (unchanged) or from one key (folded with 0..B-1)."""
     if key.ndim == 0:

@@ -42,7 +42,7 @@ def load_run(folder: Path) -> tuple[Config, build.Spec]:
 def load_weights(
     folder: Path, config: Config, spec: build.Spec, *, item: str = "ema", step: int | None = None
 ) -> tuple[int, PyTree]:
-    """The weights of a run's checkpoint (default: the latest), and its step.
+    """The weights of a run's checkpoint (default: the latest) on every local device, and its step.
 
     Args:
       folder: the run.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff import build, denoise, guidance, process, samplers
 from jaxdiff.config import Config
 from jaxdiff.data.images import to_uint8
-from jaxdiff.noise import example_keys
+from jaxdiff.noise import example_keys, fold_in
 from jaxdiff.typing import Array, InputError, PyTree
 
 Generate = Callable[..., Array]
@@ -39,7 +39,7 @@ def generator(config: Config, spec: build.Spec) -> Generate:
         temperature: Array,
     ) -> Array:
         keys = example_keys(key, index)
-        start, steps = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
+        start, steps = (fold_in(keys, i) for i in range(2))
         x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule)
         both = labels
         if labels is not None and scale is not None:

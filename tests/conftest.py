@@ -24,3 +24,17 @@ def standard_promotion():
     """For tests that run optax's Adam, which raises a float to an int32 count."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run of six steps beside its config file, made by train.py's own main. Copy it before changing it."""
+    import tiny
+
+    from jaxdiff.cli import train_main
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.py").write_text(tiny.CONFIG)
+    with jax.numpy_dtype_promotion("standard"):
+        train_main(["--config", str(folder / "tiny.py"), "--run", str(folder / "run")])
+    return folder

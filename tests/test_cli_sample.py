@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 from test_cli_train import fails
 
 from jaxdiff import build, sampling
-from jaxdiff.cli import sample_main, train_main
+from jaxdiff.cli import sample_main
 from jaxdiff.config import Config, Model, Sample
 from jaxdiff.data.images import grid
 
@@ -21,12 +20,8 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sampled")
-    (folder / "tiny.py").write_text(tiny.CONFIG)
-    with jax.numpy_dtype_promotion("standard"):
-        train_main(shlex.split(f"--config {folder}/tiny.py --run {folder}/run"))
-    return folder / "run"
+def run(trained):
+    return trained / "run"
 
 
 @pytest.fixture

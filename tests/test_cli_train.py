@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -15,16 +14,6 @@ from jaxdiff.cli import sample_main, train_main
 from jaxdiff.report import read_metrics
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run of six steps, what it printed, and its config file. Copy it before changing it."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.py").write_text(tiny.CONFIG)
-    with jax.numpy_dtype_promotion("standard"):
-        train_main(["--config", str(folder / "tiny.py"), "--run", str(folder / "run")])
-    return folder
 
 
 @pytest.fixture

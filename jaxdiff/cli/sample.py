@@ -17,7 +17,6 @@ from jaxdiff import config as configs
 from jaxdiff.cli.common import say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data.images import check_out, write_samples
-from jaxdiff.train.parallel import replicate
 from jaxdiff.typing import InputError
 
 
@@ -93,7 +92,6 @@ def _sample(command: SampleCommand) -> None:
     labels = _labels(command, spec, given)
 
     step, params = runs.load_weights(command.run, config, spec, item=command.weights, step=command.step)
-    params = replicate(params)
     program = sampling.pmapped(sampling.generator(config, spec))
     parts = []
     with tqdm(total=command.num, unit="img", desc=f"step {step}, {config.sample.sampler}") as bar:

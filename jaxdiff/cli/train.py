@@ -97,16 +97,16 @@ def _train(command: TrainCommand, args: list[str]) -> None:
     init_key, train_key, sample_key = jax.random.split(root, 3)
     step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, ema_decay=config.train.ema_decay)
     run_steps = pmapped(step)
-    if command.dry_run:
-        _print_plan(config, spec, folder, run_steps, tx, share=share, devices=devices, per_call=per_call)
-        return
-
-    iterator = batches(source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip)
 
     def initial() -> TrainState:
         return init_state(build.init_params(config, spec, init_key), tx)
 
     like = jax.eval_shape(initial)  # finds what is wrong with the network
+    if command.dry_run:
+        _print_plan(config, spec, folder, run_steps, like, share=share, devices=devices, per_call=per_call)
+        return
+
+    iterator = batches(source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip)
     runs.make_folder(folder)
     with Checkpoints(folder / "checkpoints", keep=config.log.keep) as checkpoints:
         if saved:
@@ -117,10 +117,10 @@ def _train(command: TrainCommand, args: list[str]) -> None:
         runs.write_description(folder, description)
         pictures = sampling.pmapped(sampling.generator(config, spec))
 
-        count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
         print(
             f"{config.data.name}: {len(source):,} images {'x'.join(map(str, spec.image_shape))}, "
-            f"{spec.num_classes or 'no'} classes; {count:,} parameters; {devices} x {jax.devices()[0].device_kind}\n"
+            f"{spec.num_classes or 'no'} classes; {_count(like):,} parameters; "
+            f"{devices} x {jax.devices()[0].device_kind}\n"
             f"{folder}: from step {saved} to {config.train.steps}; the first step compiles",
             flush=True,
         )
@@ -235,25 +235,31 @@ def _sample_grid(pictures: Any, config: Config, spec: build.Spec, params: Any, k
     return grid(images, columns=classes if classes and classes <= num and classes <= 16 else None)
 
 
-def _print_plan(
-    config: Config, spec: build.Spec, folder: Path, run_steps: Any, tx: Any, *, share: int, devices: int, per_call: int
-) -> None:
-    def make(key: Array) -> TrainState:
-        return init_state(build.init_params(config, spec, key), tx)
+def _count(state: TrainState) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
 
-    key = jax.random.key(0)
-    state = jax.eval_shape(make, key)
+
+def _print_plan(
+    config: Config,
+    spec: build.Spec,
+    folder: Path,
+    run_steps: Any,
+    state: TrainState,
+    *,
+    share: int,
+    devices: int,
+    per_call: int,
+) -> None:
     lead = (per_call, devices, share)
     batch = {"image": jax.ShapeDtypeStruct((*lead, *spec.image_shape), np.uint8)}
     if spec.num_classes is not None:
         batch["label"] = jax.ShapeDtypeStruct(lead, np.int32)
-    memory = run_steps.lower(state, batch, key).compile().memory_analysis()
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+    memory = run_steps.lower(state, batch, jax.random.key(0)).compile().memory_analysis()
     for name, value in configs.flatten(configs.to_dict(config)).items():
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {folder}")
     print(f"{'images':30} {'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes")
-    print(f"{'parameters':30} {parameters:,}")
+    print(f"{'parameters':30} {_count(state):,}")
     print(f"{'devices':30} {devices} ({jax.devices()[0].device_kind}), batch {share} each, {per_call} steps per call")
     if memory is not None:
         needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes

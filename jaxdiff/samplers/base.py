@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.noise import per_example
+from jaxdiff.noise import fold_in, per_example
 from jaxdiff.typing import Array, Denoiser, HasX, InputError, Sampler
 
 
@@ -58,8 +58,7 @@ def sample(
 
     def body(state: HasX, step: tuple[Array, Array, Array]) -> tuple[HasX, Any]:
         i, t, s = step
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-        state = sampler.step(step_keys, state, t, s, denoise, temperature=temperature)
+        state = sampler.step(fold_in(keys, i), state, t, s, denoise, temperature=temperature)
         return state, None if collect is None else collect(state)
 
     steps = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
