@@ -16,7 +16,7 @@ ABOVE = ["denoise", "losses", "samplers", "guidance", "testing"]
 MAY_IMPORT = {
     "typing": [],
     "noise": ["typing"],
-    "schedules": ["typing"],
+    "schedules": ["typing", "schedules"],
     "timesteps": ["typing", "schedules"],
     "process": ["typing", "noise", "schedules"],
     "parameterization": ["typing", "schedules"],
