@@ -2,14 +2,18 @@
 
 from jaxdiff.schedules.base import (
     alpha_sigma,
-    as_time,
+    as_float,
+    check_monotone,
+    concretely,
     expand,
     half_log_snr,
     log_snr,
     require,
+    safe_sqrt,
     time_at_log_snr,
 )
-from jaxdiff.schedules.continuous import VE, VP, Flow
+from jaxdiff.schedules.continuous import EDM, VE, VP, Flow, SubVP
+from jaxdiff.schedules.derivatives import d_alpha, d_sigma, diffusion, drift
 from jaxdiff.schedules.discrete import (
     Discrete,
     constant,
@@ -22,28 +26,51 @@ from jaxdiff.schedules.discrete import (
     sigmoid,
     step_position,
     tanh,
+    zero_terminal_snr,
+)
+from jaxdiff.schedules.from_log_snr import (
+    CosineLogSNR,
+    InterpolatedCosineLogSNR,
+    LogSNR,
+    init_log_snr,
+    learned_log_snr,
 )
 
 __all__ = [
+    "EDM",
     "VE",
     "VP",
+    "CosineLogSNR",
     "Discrete",
     "Flow",
+    "InterpolatedCosineLogSNR",
+    "LogSNR",
+    "SubVP",
     "alpha_sigma",
-    "as_time",
+    "as_float",
+    "check_monotone",
+    "concretely",
     "constant",
     "cosine",
+    "d_alpha",
+    "d_sigma",
+    "diffusion",
+    "drift",
     "expand",
     "from_alpha_bar",
     "from_betas",
     "geometric",
     "half_log_snr",
+    "init_log_snr",
+    "learned_log_snr",
     "linear",
     "log_snr",
     "quadratic",
     "require",
+    "safe_sqrt",
     "sigmoid",
     "step_position",
     "tanh",
     "time_at_log_snr",
+    "zero_terminal_snr",
 ]

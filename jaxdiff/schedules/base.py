@@ -6,20 +6,29 @@ marginal at s must give the marginal at t, hence
     alpha_ts = alpha_t / alpha_s,        sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2,
 
 and everything else (posterior, targets, samplers) follows from alpha and sigma alone. So a schedule is those two
-functions and nothing more. Two kinds of them stand here:
+functions and nothing more. Three kinds of them stand here:
 
 * `Discrete(betas)`, the T-step table of DDPM, with one function per published table (`linear`, `cosine`, ...);
-* closed forms in continuous time: `VP`, `VE`, `Flow`.
+* closed forms in continuous time: `VP`, `SubVP`, `VE`, `EDM`, `Flow`;
+* variance-preserving ones from their log-SNR: `CosineLogSNR`, and `LogSNR` of any function, learned ones too.
+
+A schedule may have methods `time_at_log_snr(value)`, `d_alpha(t)`, `d_sigma(t)`, `drift(t)`, `diffusion(t)`: closed
+forms that the free functions of the same names use in place of bisection and autodiff.
 """
+
+import contextlib
+import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.typing import Array, InputError, Schedule
 
 
-def as_time(t: Array | float) -> Array:
-    """A time as float32, or float64 if it is."""
+def as_float(t: Array | float) -> Array:
+    """A time, or data that is summed up, as float32, or as float64 if it is."""
     t = jnp.asarray(t)
     return t if t.dtype in (jnp.float32, jnp.float64) else t.astype(jnp.float32)
 
@@ -28,6 +37,31 @@ def require(condition: bool, message: str) -> None:
     """Raise `InputError(message)` unless the condition holds."""
     if not condition:
         raise InputError(message)
+
+
+def safe_sqrt(y: Array) -> Array:
+    """`sqrt(y)` whose gradient at 0 is 0, not infinite: sigma at the end of a grid, where t = 0 does not move.
+
+    >>> float(jax.grad(safe_sqrt)(0.0)), float(jax.grad(safe_sqrt)(4.0))
+    (0.0, 0.25)
+    """
+    return jnp.where(y > 0, jnp.sqrt(jnp.where(y > 0, y, 1)), 0)
+
+
+@contextlib.contextmanager
+def concretely() -> Iterator[None]:
+    """Within it JAX computes numbers in float64 at once, also where the caller is being traced.
+
+    >>> with concretely():
+    ...     str(jnp.sin(1.0).dtype)
+    'float64'
+    """
+    with (
+        jax.ensure_compile_time_eval(),
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),  # a user's schedule may hold numbers in float32
+    ):
+        yield
 
 
 def expand(coefficient: Array, x: Array) -> Array:
@@ -53,7 +87,7 @@ def log_snr(t: Array, *, schedule: Schedule) -> Array:
 
     Source: Kingma et al. 2021 (arXiv 2107.00630), section 3.1.
     """
-    t = as_time(t)
+    t = as_float(t)
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
@@ -67,7 +101,7 @@ def half_log_snr(t: Array, *, schedule: Schedule) -> Array:
 
     Source: Lu et al. 2022 (arXiv 2206.00927), section 2.2.
     """
-    t = as_time(t)
+    t = as_float(t)
     tiny = jnp.asarray(jnp.finfo(jnp.float32).tiny, t.dtype)
     return jnp.log(jnp.maximum(schedule.alpha(t), tiny)) - jnp.log(jnp.maximum(schedule.sigma(t), tiny))
 
@@ -86,7 +120,7 @@ def time_at_log_snr(value: Array, *, schedule: Schedule) -> Array:
     >>> round(float(time_at_log_snr(jnp.float32(0.0), schedule=Flow())), 6)
     0.5
     """
-    value = as_time(value)
+    value = jnp.clip(as_float(value), -175, 175)  # what `half_log_snr` can be, twice; inf would make NaN of inf / inf
     own = getattr(schedule, "time_at_log_snr", None)
     if own is not None:
         return jnp.asarray(jnp.clip(own(value), 0, 1))
@@ -102,11 +136,14 @@ def time_at_log_snr(value: Array, *, schedule: Schedule) -> Array:
 
     fixed = jax.lax.stop_gradient(value)
     value, wanted = fixed, value
-    low, high = jax.lax.fori_loop(0, 64, halve, (jnp.zeros_like(value), jnp.ones_like(value)))
-    t = (low + high) / 2
+    first, last = jnp.zeros_like(value), jnp.ones_like(value)
+    low, high = jax.lax.fori_loop(0, 64, halve, (first, last))
+    t = jnp.where(value >= f(first), first, jnp.where(value <= f(last), last, (low + high) / 2))
     _, slope = jax.jvp(f, (t,), (jnp.ones_like(t),))
     inside = (t > 0) & (t < 1) & (slope < 0)
-    return t + jnp.where(inside, (wanted - fixed) / jnp.where(inside, slope, -1), 0)  # adds 0, and its gradient
+    return jnp.asarray(
+        t + jnp.where(inside, (wanted - fixed) / jnp.where(inside, slope, -1), 0)
+    )  # adds a gradient only
 
 
 def alpha_sigma(x: Array, t: Array, *, schedule: Schedule) -> tuple[Array, Array]:
@@ -118,3 +155,46 @@ def alpha_sigma(x: Array, t: Array, *, schedule: Schedule) -> tuple[Array, Array
     (2, 1)
     """
     return expand(schedule.alpha(t), x), expand(schedule.sigma(t), x)
+
+
+def check_monotone(schedule: Schedule) -> None:
+    """Nothing, if the log-SNR falls strictly from t = 0 to t = 1, at 1,000 times in float64; +-inf at the ends is fine.
+
+    It is computed once for each schedule (equal ones are one), and works in a function that is being traced. A
+    schedule that is itself made of traced values, such as a learned one in its loss, is not checked.
+
+    Raises:
+      InputError: it rises, stays or is not a number, and where.
+
+    >>> from jaxdiff.schedules import Flow, LogSNR
+    >>> check_monotone(Flow())
+    >>> check_monotone(LogSNR(lambda t: 10 * t))
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: LogSNR: the log-SNR must fall from data at t = 0 to noise at t = 1, but it goes ...
+    """
+    with contextlib.suppress(_TracedError):
+        _check_monotone(schedule)  # type: ignore[arg-type]  # the protocol says: hashable by value
+
+
+class _TracedError(Exception):
+    pass  # raised, because `lru_cache` would keep what is returned, and the tracers in the schedule with it
+
+
+@functools.lru_cache(maxsize=128)
+def _check_monotone(schedule: Schedule) -> None:
+    t = np.linspace(0, 1, 1000)
+    with concretely():
+        found = log_snr(jnp.asarray(t), schedule=schedule)
+        if isinstance(found, jax.core.Tracer):
+            raise _TracedError
+        values = np.asarray(found)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        falls = np.diff(values) < 0
+    if not falls.all():
+        i = int(np.argmin(falls))
+        raise InputError(
+            f"{type(schedule).__name__}: the log-SNR must fall from data at t = 0 to noise at t = 1, but it goes "
+            f"from {values[i]:.6g} at t = {t[i]:.4f} to {values[i + 1]:.6g} at t = {t[i + 1]:.4f}; "
+            "correct alpha(t) and sigma(t), or reverse t"
+        )

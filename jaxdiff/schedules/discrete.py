@@ -8,21 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.schedules.base import as_time, require
+from jaxdiff.schedules.base import as_float, require, safe_sqrt
+from jaxdiff.schedules.derivatives import VariancePreserving
 from jaxdiff.typing import Array, InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Discrete:
+class Discrete(VariancePreserving):
     """A variance-preserving table of `T` betas, as a schedule in continuous time.
 
         alpha_bar_k = prod_{j <= k} (1 - beta_j),    alpha = sqrt(alpha_bar_k),    sigma = sqrt(1 - alpha_bar_k)
 
     at `t = (k + 1) / T` for k = 0..T-1, and alpha = 1, sigma = 0 at t = 0. Between these knots log alpha is linear
-    in t, that is, the noise of a step is added evenly over it.
+    in t, that is, the noise of a step is added evenly over it. The slopes of alpha and sigma jump at the knots.
+
+    The last beta may be exactly 1: no signal is left, alpha(1) = 0 (`zero_terminal_snr`). Over that step alpha itself
+    is linear.
 
     Attributes:
-      betas: T numbers in (0, 1), the variances of the single steps.
+      betas: T numbers in (0, 1), the variances of the single steps; the last one in (0, 1].
 
     Raises:
       InputError: no betas, or one outside (0, 1).
@@ -40,9 +44,13 @@ class Discrete:
         betas = np.asarray(self.betas, np.float64)
         if betas.ndim != 1 or betas.size == 0:
             raise InputError(f"betas: expected a non-empty sequence of numbers, got shape {betas.shape}")
-        if not np.all((betas > 0) & (betas < 1)):
-            k = int(np.argmin((betas > 0) & (betas < 1)))
-            raise InputError(f"betas: every beta must lie in (0, 1), but betas[{k}] = {betas[k]}")
+        good = (betas > 0) & (betas < 1)
+        good[-1] |= betas[-1] == 1
+        if not good.all():
+            k = int(np.argmin(good))
+            raise InputError(
+                f"betas: every beta must lie in (0, 1), and only the last may be 1, but betas[{k}] = {betas[k]}"
+            )
         object.__setattr__(self, "betas", tuple(float(b) for b in betas))
 
     @property
@@ -53,26 +61,59 @@ class Discrete:
     @cached_property
     def alpha_bar(self) -> np.ndarray:
         """`alpha_bar_k`, k = 0..T-1, float64."""
-        return np.asarray(np.exp(2 * self._log_alpha[1:]))
+        alpha_bar = np.exp(2 * self._log_alpha[1:])
+        alpha_bar[-1] *= not self._ends_in_zero
+        return np.asarray(alpha_bar)
+
+    @property
+    def _ends_in_zero(self) -> bool:
+        return self.betas[-1] == 1
 
     @cached_property
     def _log_alpha(self) -> np.ndarray:
-        return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-np.asarray(self.betas)))])
+        """At t = 0 and the T knots; a last beta of 1 is left out, `_kept` has it."""
+        betas = np.asarray(self.betas)
+        return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-np.where(betas < 1, betas, 0)))])
 
-    def _log_alpha_at(self, t: Array | float) -> Array:
-        t = as_time(t)
-        table = jnp.asarray(self._log_alpha, t.dtype)
+    def _segment(self, t: Array) -> tuple[Array, Array]:
+        """The step that t is in, 0..T-1, and how far in it, 0 to 1."""
         p = step_position(t, self.T) + 1  # 0 is data, k + 1 is step k
         low = jnp.clip(jnp.floor(jax.lax.stop_gradient(p)), 0, self.T - 1)
-        w = p - low
-        k = low.astype(jnp.int32)
-        return (1 - w) * table[k] + w * table[k + 1]  # this form is exact at both ends, w = 0 and w = 1
+        return low.astype(jnp.int32), p - low
+
+    def _at(self, t: Array | float) -> tuple[Array, Array]:
+        """`log alpha` without a last beta of 1, and how far its step has gone, 0 to 1."""
+        t = as_float(t)
+        table = jnp.asarray(self._log_alpha, t.dtype)
+        k, w = self._segment(t)
+        log_alpha = (1 - w) * table[k] + w * table[k + 1]  # this form is exact at both ends, w = 0 and w = 1
+        return log_alpha, jnp.where(k == self.T - 1, w, 0) if self._ends_in_zero else jnp.zeros_like(w)
 
     def alpha(self, t: Array) -> Array:
-        return jnp.exp(self._log_alpha_at(t))
+        log_alpha, gone = self._at(t)
+        return (1 - gone) * jnp.exp(log_alpha)
 
     def sigma(self, t: Array) -> Array:
-        return jnp.sqrt(-jnp.expm1(2 * self._log_alpha_at(t)))
+        log_alpha, gone = self._at(t)
+        # 1 - (1 - gone)^2 alpha^2 as a sum of positive terms
+        return safe_sqrt(-jnp.expm1(2 * log_alpha) + jnp.exp(2 * log_alpha) * gone * (2 - gone))
+
+    def drift(self, t: Array) -> Array:
+        """The slope of log alpha, log(1 - beta_k) / 2 T: of the step after t where t is a knot."""
+        t = as_float(t)
+        k, w = self._segment(t)
+        slope = jnp.asarray(np.diff(self._log_alpha) * self.T, t.dtype)[k]
+        return jnp.where(k == self.T - 1, -self.T / (1 - w), slope) if self._ends_in_zero else slope
+
+    def time_at_log_snr(self, value: Array) -> Array:
+        log_alpha = -0.5 * jax.nn.softplus(-value)
+        table = jnp.asarray(self._log_alpha, value.dtype)
+        k = jnp.clip(jnp.searchsorted(-table, -log_alpha, side="right") - 1, 0, self.T - 1)
+        below, step = log_alpha - table[k], table[k + 1] - table[k]
+        w = below / jnp.minimum(step, -jnp.finfo(step.dtype).tiny)
+        if self._ends_in_zero:
+            w = jnp.where(k == self.T - 1, -jnp.expm1(below), w)
+        return (k.astype(w.dtype) + jnp.clip(w, 0, 1)) / self.T
 
 
 def step_position(t: Array | float, T: int) -> Array:
@@ -86,7 +127,7 @@ def step_position(t: Array | float, T: int) -> Array:
     >>> float(step_position(0.9815, 1000))
     980.5
     """
-    t = as_time(t)
+    t = as_float(t)
     p = t * T - 1
     nearest = jnp.round(p)
     on_grid = jnp.abs(p - nearest) < 8 * T * jnp.finfo(t.dtype).eps
@@ -108,7 +149,7 @@ def from_alpha_bar(alpha_bar: Sequence[float] | np.ndarray, *, max_beta: float =
 
     Args:
       alpha_bar: T + 1 decreasing numbers in [0, 1], the first one at t = 0.
-      max_beta: a bound that prevents the singularity at the end.
+      max_beta: a bound that prevents the singularity at the end; 1 lets alpha_bar end in 0.
 
     >>> [round(b, 3) for b in from_alpha_bar([1.0, 0.9, 0.45]).betas]
     [0.1, 0.5]
@@ -117,6 +158,30 @@ def from_alpha_bar(alpha_bar: Sequence[float] | np.ndarray, *, max_beta: float =
     """
     alpha_bar = np.asarray(alpha_bar, np.float64)
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
+
+
+def zero_terminal_snr(schedule: Discrete) -> Discrete:
+    """The table moved and stretched in sqrt(alpha_bar) such that no signal is left at t = 1, the first step as it was:
+
+        sqrt(alpha_bar_k) <- (sqrt(alpha_bar_k) - sqrt(alpha_bar_{T-1})) sqrt(alpha_bar_0) / (sqrt(alpha_bar_0) - ...)
+
+    A network of kind eps says nothing of the data at t = 1; train v.
+
+    Raises:
+      InputError: a table of one step.
+
+    >>> rescaled = zero_terminal_snr(linear())
+    >>> round(rescaled.betas[0], 9), rescaled.betas[-1]
+    (0.0001, 1.0)
+
+    Source: Lin et al. 2023 (arXiv 2305.08891), Algorithm 1.
+    """
+    require(
+        schedule.T > 1, "zero_terminal_snr: expected at least 2 steps, the first is kept and the last loses all; got 1"
+    )
+    root = np.sqrt(schedule.alpha_bar)
+    root = root - root[-1]  # the stretch does not change the ratios, and the first beta is kept
+    return from_betas([schedule.betas[0], *(1 - (root[1:] / root[:-1]) ** 2)])
 
 
 def constant(T: int = 1000, *, beta: float = 0.01) -> Discrete:
