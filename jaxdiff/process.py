@@ -1,12 +1,15 @@
 """The forward process and its posterior, in closed form, for any schedule and any pair of times s < t."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
-from jaxdiff.schedules import alpha_sigma, expand
-from jaxdiff.typing import Array, Noise, Schedule
+from jaxdiff.schedules import alpha_sigma, as_float, expand, require, safe_sqrt
+from jaxdiff.typing import Array, InputError, Noise, Prediction, Schedule
+
+Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
+"""What Var[x_s | x_t] of the reverse process is; see `reverse_log_var`."""
 
 
 class Gaussian(NamedTuple):
@@ -78,7 +81,7 @@ def q_transition(x_s: Array, s: Array, t: Array, eps: Array, *, schedule: Schedu
     Source: Ho et al. 2020 (arXiv 2006.11239), eq. 2; Kingma et al. 2021 (arXiv 2107.00630), section 3.
     """
     alpha_ts, var = transition(s, t, schedule=schedule)
-    return expand(alpha_ts, x_s) * x_s + expand(jnp.sqrt(var), x_s) * eps
+    return expand(alpha_ts, x_s) * x_s + expand(safe_sqrt(var), x_s) * eps
 
 
 def q_posterior(x_t: Array, x0: Array, s: Array, t: Array, *, schedule: Schedule) -> Gaussian:
@@ -108,6 +111,79 @@ def q_posterior(x_t: Array, x0: Array, s: Array, t: Array, *, schedule: Schedule
     from_x0 = schedule.alpha(s) * var_ts / schedule.sigma(t) ** 2
     # Coefficients are formed in float32 and cast last: in the dtype of a bfloat16 x they would cancel.
     return Gaussian(expand(alpha_ts * kept, x_t) * x_t + expand(from_x0, x_t) * x0, expand(kept * var_ts, x_t))
+
+
+def check_variance(variance: str) -> None:
+    """Refuse a variance that is not one of `Variance`."""
+    names = get_args(Variance)
+    require(variance in names, f"unknown variance {variance!r}; expected one of {', '.join(names)}")
+
+
+def posterior_log_var(s: Array, t: Array, *, schedule: Schedule) -> Array:
+    """`log Var[x_s | x_t, x_0] = log(sigma_s^2 sigma_ts^2 / sigma_t^2)`, in the shape of the times.
+
+    At sigma(s) = 0 the posterior is a point; there the next step of the same length, from 2 t to t, gives the number
+    (or, where that passes t = 1, the transition's variance), so that the logarithm is finite.
+
+    >>> from jaxdiff.schedules import from_betas
+    >>> schedule = from_betas([0.1, 0.5])
+    >>> [round(float(jnp.exp(posterior_log_var(s, s + 0.5, schedule=schedule))), 5) for s in (0.0, 0.5)]
+    [0.09091, 0.09091]
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), eq. 7; the first step: Nichol & Dhariwal 2021 (arXiv 2102.09672), whose
+    published numbers are made that way.
+    """
+
+    s, t = as_float(s), as_float(t)
+    first = (schedule.sigma(s) == 0) & (t < 1)
+    start, end = jnp.where(first, t, s), jnp.where(first, jnp.minimum(2 * t, 1), t)
+    small = (schedule.sigma(start) / schedule.sigma(end)) ** 2 * transition(start, end, schedule=schedule)[1]
+    return jnp.log(jnp.where(small > 0, small, transition(s, t, schedule=schedule)[1]))
+
+
+def reverse_log_var(prediction: Prediction, s: Array, t: Array, *, schedule: Schedule, variance: Variance) -> Array:
+    """`log Var[x_s | x_t]` of the reverse process for s < t, never -inf.
+
+    Args:
+      prediction: at x_t; for its `log_var` and its shape.
+      s: times, scalar or `[B]`.
+      t: later times, scalar or `[B]`.
+      schedule: gives alpha and sigma.
+      variance: what it is:
+        `fixed_small`: the posterior's, sigma_s^2 sigma_ts^2 / sigma_t^2 (beta-tilde);
+        `fixed_large`: the transition's, sigma_ts^2 (beta);
+        `learned`: `Prediction.log_var` itself;
+        `learned_range`: `Prediction.log_var` in [-1, 1] is the place between log small (-1) and log large (1).
+
+    Returns:
+      float32 (float64 of float64 times) that broadcasts against x_t.
+
+    Raises:
+      InputError: an unknown variance, or a learned one from a denoiser without `log_var`.
+
+    >>> from jaxdiff.schedules import from_betas
+    >>> x = jnp.zeros((1, 1))
+    >>> middle = Prediction(x, x, log_var=x)  # the geometric mean of 0.0909 and 0.5
+    >>> log_var = reverse_log_var(middle, 0.5, 1.0, schedule=from_betas([0.1, 0.5]), variance="learned_range")
+    >>> round(float(jnp.exp(log_var)[0, 0]), 4)
+    0.2132
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), section 3.2; learned_range: Nichol & Dhariwal 2021 (arXiv 2102.09672),
+    eq. 15.
+    """
+    check_variance(variance)
+    learned = prediction.log_var
+    if learned is None and variance.startswith("learned"):
+        raise InputError(f"variance {variance!r} needs a denoiser with log_var; this one predicts none")
+    wide = as_float(prediction.x0 if learned is None else learned)
+    if variance == "learned":
+        return wide
+    small = expand(posterior_log_var(s, t, schedule=schedule), wide)
+    large = expand(jnp.log(transition(as_float(s), as_float(t), schedule=schedule)[1]), wide)
+    if variance == "learned_range":
+        place = (wide + 1) / 2
+        return place * large + (1 - place) * small
+    return small if variance == "fixed_small" else large
 
 
 def prior(key: Array, shape: tuple[int, ...], *, schedule: Schedule, noise: Noise = white_noise) -> Array:

@@ -1,18 +1,15 @@
 """Ancestral sampling: draw x_s from q(x_s | x_t, x_0) with the predicted x_0."""
 
 import dataclasses
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
-from jaxdiff.process import q_posterior, transition
+from jaxdiff.process import Variance, check_variance, q_posterior, reverse_log_var
 from jaxdiff.samplers.base import State
 from jaxdiff.schedules import expand
-from jaxdiff.typing import Array, Denoiser, InputError, Noise, Prediction, Schedule
-
-Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
+from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
 @jax.tree_util.register_dataclass
@@ -47,9 +44,7 @@ class DDPM:
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if self.variance not in get_args(Variance):
-            expected = ", ".join(get_args(Variance))
-            raise InputError(f"unknown variance {self.variance!r}; expected one of {expected}")
+        check_variance(self.variance)
 
     def init(self, x: Array) -> State:
         return State(x)
@@ -57,22 +52,9 @@ class DDPM:
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
     ) -> State:
-        prediction = denoise(state.x, t)
-        mean, small = q_posterior(state.x, prediction.x0, s, t, schedule=self.schedule)
-        _, large = transition(s, t, schedule=self.schedule)
-        std = jnp.sqrt(self._variance(prediction, small, expand(large, state.x)))
-        scale = expand(jnp.where(jnp.asarray(s) > 0, temperature, 0.0), state.x)
-        return State(mean + scale * std * self.noise(key, state.x.shape).astype(state.x.dtype))
-
-    def _variance(self, prediction: Prediction, small: Array, large: Array) -> Array:
-        if self.variance == "fixed_small":
-            return small
-        if self.variance == "fixed_large":
-            return large
-        if prediction.log_var is None:
-            raise InputError(f"variance {self.variance!r} needs a denoiser with log_var; this one predicts none")
-        if self.variance == "learned":
-            return jnp.exp(prediction.log_var)
-        place = (prediction.log_var + 1) / 2
-        tiny = jnp.finfo(small.dtype).tiny  # small is 0 in the last step, where no noise is added
-        return jnp.exp(place * jnp.log(large) + (1 - place) * jnp.log(jnp.maximum(small, tiny)))
+        x, prediction = state.x, denoise(state.x, t)
+        mean, _ = q_posterior(x, prediction.x0, s, t, schedule=self.schedule)
+        log_var = reverse_log_var(prediction, s, t, schedule=self.schedule, variance=self.variance)
+        std = jnp.exp(0.5 * log_var).astype(x.dtype)
+        scale = expand(jnp.where(jnp.asarray(s) > 0, temperature, 0.0), x)
+        return State(mean + scale * std * self.noise(key, x.shape).astype(x.dtype))
