@@ -1,6 +1,6 @@
-"""The one loop of the package, and the state most samplers share."""
+"""The one loop of the package, and what samplers share: states, histories, and the skipping of calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +8,87 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.noise import fold_in, per_example
-from jaxdiff.typing import Array, Denoiser, HasX, InputError, Sampler
+from jaxdiff.schedules import alpha_sigma, check_monotone, expand
+from jaxdiff.typing import Array, Denoiser, HasX, InputError, Prediction, Sampler, Schedule
 
 
 class State(NamedTuple):
     """The state of a one-step sampler: the current `x_t`."""
 
     x: Array
+
+
+class History(NamedTuple):
+    """The state of a multistep sampler: the current `x_t`, and of the steps before, newest first, what was predicted
+    and at which clock reading (log-SNR, sigma / alpha, ...)."""
+
+    x: Array
+    values: tuple[Array, ...]
+    clocks: tuple[Array, ...]
+    steps: Array
+
+    @classmethod
+    def empty(cls, x: Array, length: int) -> "History":
+        """Of no steps yet."""
+        clock = jnp.zeros((), jnp.result_type(float))
+        return cls(x, (jnp.zeros_like(x),) * length, (clock,) * length, jnp.zeros((), jnp.int32))
+
+    def push(self, value: Array, clock: Array) -> "History":
+        """With one step more in front, the oldest one forgotten."""
+        values = (value.astype(self.x.dtype), *self.values)[: len(self.values)]
+        return History(self.x, values, (clock, *self.clocks)[: len(self.clocks)], self.steps + 1)
+
+
+def denoise_unless(skip: Array, denoise: Denoiser, x: Array, t: Array, otherwise: Prediction) -> Prediction:
+    """`denoise(x, t)`, or `otherwise` where `skip`: for the second calls of a step, which a last step leaves out.
+
+    The denoiser is called only if some example needs it, and never at a time that is to be skipped.
+    """
+    time = jnp.where(skip, jnp.ones_like(t), t)
+    called: Prediction = jax.lax.cond(jnp.all(skip), lambda: otherwise, lambda: denoise(x, time))
+    return Prediction(*jax.tree.map(lambda a, b: jnp.where(expand(skip, a) > 0, a, b), otherwise, called))
+
+
+def at_an_end(t: Array, s: Array, *, schedule: Schedule) -> Array:
+    """Whether the step from t to s starts at pure noise (alpha = 0) or ends at pure data (sigma = 0).
+
+    There the log-SNR is infinite, no polynomial in it is of use, and every solver takes the first-order step, which is
+    exact in both limits: `x_s = alpha_s x0 + sigma_s eps`.
+    """
+    return (schedule.alpha(t) == 0) | (schedule.sigma(s) == 0)
+
+
+def euler_step(prediction: Prediction, s: Array, *, schedule: Schedule) -> Array:
+    """`alpha_s x0 + sigma_s eps`: the first-order step of the probability-flow ODE (DDIM, Euler, DPM-Solver-1)."""
+    alpha, sigma = alpha_sigma(prediction.x0, s, schedule=schedule)
+    return alpha * prediction.x0 + sigma * prediction.eps
+
+
+def draws_noise(sampler: Any) -> bool:
+    """Whether it draws noise, or one inside it does: whether a temperature or another key makes a difference.
+
+    >>> from jaxdiff import DDIM, schedules
+    >>> draws_noise(DDIM(schedules.VP())), draws_noise(DDIM(schedules.VP(), eta=1.0))
+    (False, True)
+    """
+    inside = [*getattr(sampler, "samplers", ()), *([sampler.sampler] if hasattr(sampler, "sampler") else [])]
+    own = hasattr(sampler, "noise") and np.any(np.asarray(getattr(sampler, "eta", 1)) != 0)
+    return bool(own) or any(draws_noise(one) for one in inside)
+
+
+def check_number(name: str, value: Any, low: float, high: float = np.inf) -> None:
+    """Raise `InputError` for a number outside [low, high]; what is being traced passes."""
+    if isinstance(value, (int, float, np.generic, np.ndarray)):
+        values = np.asarray(value)
+        if not np.all((values >= low) & (values <= high)):
+            expected = f"{low} or more" if high == np.inf else f"{low} to {high}"
+            raise InputError(f"{name}: expected {expected}, got {value}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise `InputError` for a value that is none of the choices."""
+    if value not in choices:
+        raise InputError(f"unknown {name} {value!r}; expected one of {', '.join(map(str, choices))}")
 
 
 def sample(
@@ -44,7 +118,8 @@ def sample(
       `x` at `times[-1]`; with `collect`, a pair `(x, collected)`, `collected` stacked over the n steps.
 
     Raises:
-      InputError: a grid of fewer than two times, or one that does not decrease (checked where it is concrete).
+      InputError: a grid of fewer than two times, or one that does not decrease (checked where it is concrete); a
+        sampler whose schedule's log-SNR does not fall with t.
 
     >>> from jaxdiff import DDIM, schedules, testing, timesteps
     >>> schedule = schedules.Flow()
@@ -53,7 +128,23 @@ def sample(
     >>> x.tolist()
     [[2.0, 2.0, 2.0]]
     """
-    times = check_times(times)
+    schedule = getattr(sampler, "schedule", None)
+    if schedule is not None:
+        check_monotone(schedule)
+    return run(key, denoise, sampler, check_times(times), x, temperature=temperature, collect=collect)
+
+
+def run(
+    key: Array,
+    denoise: Denoiser,
+    sampler: Sampler[Any],
+    times: Array,
+    x: Array,
+    *,
+    temperature: Array | float = 1.0,
+    collect: Callable[[HasX], Any] | None = None,
+) -> Any:
+    """The scan of `sample`, along any times."""
     keys = per_example(key, x.shape[0])
 
     def body(state: HasX, step: tuple[Array, Array, Array]) -> tuple[HasX, Any]:

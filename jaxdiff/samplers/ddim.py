@@ -4,11 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.noise import white_noise
 from jaxdiff.process import transition
-from jaxdiff.samplers.base import State
-from jaxdiff.schedules import expand
+from jaxdiff.samplers.base import State, check_number, check_times, euler_step, run
+from jaxdiff.schedules import alpha_sigma, expand, safe_sqrt
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
@@ -25,6 +26,9 @@ class DDIM:
       eta: the share of the posterior's standard deviation that is drawn afresh, in [0, 1]; a number or `[B]`.
       noise: what is drawn, `(key, shape) -> noise`.
 
+    Raises:
+      InputError: eta outside [0, 1].
+
     >>> from jaxdiff.schedules import linear
     >>> DDIM(linear(), eta=0.5).eta
     0.5
@@ -36,6 +40,9 @@ class DDIM:
     eta: Array | float = 0.0
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
 
+    def __post_init__(self) -> None:
+        check_number("eta", self.eta, 0, 1)
+
     def init(self, x: Array) -> State:
         return State(x)
 
@@ -45,13 +52,91 @@ class DDIM:
         x, prediction = state.x, denoise(state.x, t)
         sigma_s, sigma_t = self.schedule.sigma(s), self.schedule.sigma(t)
         _, var_ts = transition(s, t, schedule=self.schedule)
-        std = self.eta * sigma_s / sigma_t * jnp.sqrt(var_ts)
+        std = self.eta * sigma_s / sigma_t * safe_sqrt(var_ts)
         share = 1 - jnp.square(self.eta) * var_ts / sigma_t**2  # sigma_s^2 - std^2 is this share of sigma_s^2
-        # The root of 0 (eta = 1 in the last step) would make the gradient NaN: it is not taken.
-        kept = jnp.where(share > 0, sigma_s * jnp.sqrt(jnp.where(share > 0, share, 1)), 0)
+        kept = sigma_s * safe_sqrt(share)
         noise = self.noise(key, x.shape).astype(x.dtype)
         return State(
             expand(self.schedule.alpha(s), x) * prediction.x0
             + expand(kept, x) * prediction.eps
             + expand(temperature * std, x) * noise
         )
+
+
+def Euler(schedule: Schedule) -> DDIM:
+    """Euler's method for the probability-flow ODE in sigma / alpha: `DDIM` with eta = 0.
+
+        x_s / alpha_s = x_t / alpha_t + (sigma_s / alpha_s - sigma_t / alpha_t) eps = x0 + (sigma_s / alpha_s) eps
+
+    It is the same step in every form in which the path is straight: EDM's, flow matching's (x_t + (s - t)(eps - x0) on
+    `Flow`), and DPM-Solver's of order 1.
+
+    >>> from jaxdiff.schedules import Flow
+    >>> Euler(Flow()).eta
+    0.0
+
+    Source: Song et al. 2021 (arXiv 2010.02502), eq. 14.
+    """
+    return DDIM(schedule, 0.0)
+
+
+def EulerAncestral(schedule: Schedule, eta: Array | float = 1.0) -> DDIM:
+    """k-diffusion's ancestral Euler sampler: `DDIM` with this eta, as sigma_up = eta (s.d. of the posterior) in both.
+
+    >>> from jaxdiff.schedules import VP
+    >>> EulerAncestral(VP()).eta
+    1.0
+    """
+    return DDIM(schedule, eta)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Inverse:
+    """DDIM's step away from the data, to s > t. From sigma_t = 0, where x is x0 and eps is not known, eps is that of
+    alpha_s x at s."""
+
+    schedule: Schedule = dataclasses.field(metadata={"static": True})
+
+    def init(self, x: Array) -> State:
+        return State(x)
+
+    def step(
+        self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
+    ) -> State:
+        x, data = state.x, self.schedule.sigma(t) == 0
+        alpha, _ = alpha_sigma(x, jnp.where(data, s, 0), schedule=self.schedule)
+        prediction = denoise(jnp.where(expand(data, x) > 0, alpha * x, x), jnp.where(data, s, t))
+        x0 = jnp.where(expand(data, x) > 0, x, prediction.x0)
+        return State(euler_step(prediction._replace(x0=x0), s, schedule=self.schedule))
+
+
+def invert(denoise: Denoiser, times: Array | np.ndarray, x: Array, *, schedule: Schedule) -> Array:
+    """The latent of an image: DDIM's deterministic step run from the data to the noise, up the grid.
+
+    Generating from it with `DDIM(schedule)` on the same grid returns x, up to an error of first order in the steps.
+
+    Args:
+      denoise: `(x_t, t) -> Prediction`.
+      times: the grid for sampling, decreasing; it is run backwards.
+      x: `[B, ...]` at `times[-1]`, usually data at t = 0.
+      schedule: gives alpha and sigma.
+
+    Returns:
+      `[B, ...]` at `times[0]`.
+
+    Raises:
+      InputError: a bad grid, as `sample`.
+
+    >>> from jaxdiff import sample, testing, timesteps
+    >>> from jaxdiff.schedules import cosine
+    >>> denoise = testing.gaussian_denoiser(mean=0.0, std=0.5, schedule=cosine())
+    >>> grid, x = timesteps.trailing(1000, T=1000), jnp.full((1, 2), 0.3)
+    >>> latent = invert(denoise, grid, x, schedule=cosine())
+    >>> bool(abs(sample(jax.random.key(0), denoise, DDIM(cosine()), grid, latent) - x).max() < 1e-3)
+    True
+
+    Source: Song et al. 2021 (arXiv 2010.02502), section 4.3; Dhariwal & Nichol 2021 (arXiv 2105.05233), appendix F.
+    """
+    latent: Array = run(jax.random.key(0), denoise, _Inverse(schedule), check_times(times)[::-1], x)
+    return latent
