@@ -4,6 +4,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,15 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import denoise, losses, samplers, schedules, timesteps, weighting
+from jaxdiff import denoise, losses, samplers, schedules, time_sampling, timesteps
 from jaxdiff.config import Config, Data, Diffusion, Sample
 from jaxdiff.data import Source, Unlabelled, array_file, digits, tfds_images
 from jaxdiff.models import UNet
 from jaxdiff.models.unet import check_size
 from jaxdiff.noise import fold_in, white_noise
 from jaxdiff.parameterization import KINDS, determinant
+from jaxdiff.preconditioning import PRECONDITIONINGS, precondition
 from jaxdiff.train.step import LossFn
-from jaxdiff.typing import Array, Batch, InputError, Model, PyTree, Schedule
+from jaxdiff.typing import Array, Batch, Denoiser, InputError, Model, PyTree, Schedule
+from jaxdiff.weighting import WEIGHTS
+
+
+def _zero_snr(table: Callable[..., schedules.Discrete]) -> Callable[..., schedules.Discrete]:
+    @wraps(table)  # with the options of the table
+    def rescaled(*args: Any, **options: Any) -> schedules.Discrete:
+        return schedules.zero_terminal_snr(table(*args, **options))
+
+    return rescaled
+
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": schedules.constant,
@@ -30,9 +42,15 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "sigmoid": schedules.sigmoid,
     "tanh": schedules.tanh,
     "geometric": schedules.geometric,
+    "linear_zero_snr": _zero_snr(schedules.linear),
+    "quadratic_zero_snr": _zero_snr(schedules.quadratic),
     "vp": schedules.VP,
+    "sub_vp": schedules.SubVP,
     "ve": schedules.VE,
+    "edm": schedules.EDM,
     "flow": schedules.Flow,
+    "cosine_log_snr": schedules.CosineLogSNR,
+    "cosine_log_snr_interpolated": schedules.InterpolatedCosineLogSNR,
 }
 
 
@@ -42,8 +60,17 @@ SPACINGS: dict[str, Callable[..., np.ndarray]] = {
     "trailing": timesteps.trailing,
     "leading": timesteps.leading,
     "linspace": timesteps.linspace,
+    "karras": timesteps.karras,
+    "log_snr": timesteps.log_snr_uniform,
+    "exponential": timesteps.exponential,
 }
 
+
+TIMES: dict[str, Callable[..., Array]] = {
+    "uniform": time_sampling.uniform_time,
+    "log_normal": time_sampling.log_normal,
+    "logit_normal": time_sampling.logit_normal,
+}
 
 Row = TypeVar("Row")
 
@@ -55,6 +82,15 @@ def named(table: Mapping[str, Row], name: str, what: str) -> Row:
     near = difflib.get_close_matches(name, table, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise InputError(f"unknown {what} {name!r}.{hint} There are: {', '.join(table)}")
+
+
+def check_options(what: str, make: Callable[..., Any], given: Mapping[str, Any], *, besides: tuple[str, ...]) -> None:
+    """Raise `InputError` for an option that the function does not have; `besides`: arguments that are none."""
+    options = [name for name in inspect.signature(make).parameters if name not in besides]
+    for name in given:
+        if name not in options:
+            expected = f"it has {', '.join(options)}" if options else "it has none"
+            raise InputError(f"{what} has no option {name!r}; {expected}")
 
 
 class Spec(NamedTuple):
@@ -87,11 +123,7 @@ def schedule(diffusion: Diffusion) -> Schedule:
     """The schedule, with T = `diffusion.steps` for a table; `InputError` if the prediction kind does not suit it."""
     make = named(SCHEDULES, diffusion.schedule, "schedule")
     named(KINDS, diffusion.kind, "prediction kind")
-    options = [name for name in inspect.signature(make).parameters if name != "T"]
-    for name in diffusion.schedule_options:
-        if name not in options:
-            expected = f"it has {', '.join(options)}" if options else "it has none"
-            raise InputError(f"schedule {diffusion.schedule} has no option {name!r}; {expected}")
+    check_options(f"schedule {diffusion.schedule}", make, diffusion.schedule_options, besides=("T",))
     is_table = "T" in inspect.signature(make).parameters
     alphas = make(*([diffusion.steps] if is_table else []), **diffusion.schedule_options)
     with jax.ensure_compile_time_eval():  # a number, also where a traced function builds its schedule
@@ -107,7 +139,8 @@ def schedule(diffusion: Diffusion) -> Schedule:
 def network(config: Config, spec: Spec) -> UNet:
     """The U-Net for these images and labels."""
     check_size(*spec.image_shape[:2], levels=len(config.model.multipliers))
-    options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype)}
+    out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
+    options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype), "out_channels": out_channels}
     return UNet(num_classes=spec.num_classes, **options)
 
 
@@ -129,7 +162,8 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
       key: keys `[B]`: dropout is on. None: off.
 
     Returns:
-      `(x_t [B, H, W, C], t scalar or [B]) -> y [B, H, W, C]`, of the kind `config.diffusion.kind`.
+      `(x_t [B, H, W, C], t scalar or [B]) -> y [B, H, W, C]`, of the kind `config.diffusion.kind`; with
+      `learned_variance` twice as many channels.
     """
     cond = {} if labels is None else {"label": labels}
     net = network(config, spec)
@@ -138,30 +172,62 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
         return jnp.asarray(net.apply(params, x, c_noise, cond, key=key))
 
     alphas = schedule(config.diffusion)
+    if config.diffusion.preconditioning is not None:
+        design = named(PRECONDITIONINGS, config.diffusion.preconditioning, "preconditioning")()
+        return precondition(apply, design, schedule=alphas)
     if isinstance(alphas, schedules.Discrete):
         return denoise.at_steps(apply, T=alphas.T)
     return denoise.at_scaled_time(apply)
 
 
+def times_seen(diffusion: Diffusion, alphas: Schedule) -> Callable[[Array], Array]:
+    """keys `[B]` -> the times of training, `[B]`; of a table its own."""
+    draw = named(TIMES, diffusion.times, "times")
+    if "schedule" in inspect.signature(draw).parameters:
+        draw = partial(draw, schedule=alphas)
+    if not isinstance(alphas, schedules.Discrete):
+        return draw
+    if draw is time_sampling.uniform_time:
+        return partial(time_sampling.uniform_steps, T=alphas.T)
+    return lambda keys: time_sampling.to_steps(draw(keys), T=alphas.T)
+
+
+def measured(diffusion: Diffusion, alphas: Schedule) -> Callable[..., dict[str, Array]]:
+    """The loss, `losses.simple` or `hybrid` with its options."""
+    loss: Callable[..., dict[str, Array]] = losses.simple
+    if diffusion.weight is not None:
+        weight = named(WEIGHTS, diffusion.weight, "weight")
+        check_options(f"weight {diffusion.weight}", weight, diffusion.weight_options, besides=("t", "kind", "schedule"))
+        loss = partial(loss, weight=partial(weight, **diffusion.weight_options))
+    elif diffusion.weight_options:
+        raise InputError("--diffusion.weight-options without --diffusion.weight: name the weight that they belong to")
+    elif diffusion.kind == "score":
+        loss = partial(loss, as_kind="eps")
+    if not diffusion.learned_variance:
+        return loss
+    if not isinstance(alphas, schedules.Discrete):
+        raise InputError(
+            f"--diffusion.learned-variance: the schedule {diffusion.schedule} has no steps whose variance could be "
+            "learned; use a table, such as cosine"
+        )
+    return partial(losses.hybrid, T=alphas.T, mean_loss=loss)
+
+
 def loss_fn(config: Config, spec: Spec) -> LossFn:
     """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key."""
-    alphas = schedule(config.diffusion)
+    d, alphas = config.diffusion, schedule(config.diffusion)
+    draw_times, measure = times_seen(d, alphas), measured(d, alphas)
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
-        if isinstance(alphas, schedules.Discrete):
-            t = weighting.uniform_steps(fold_in(keys, 0), T=alphas.T)
-        else:
-            t = weighting.uniform_time(fold_in(keys, 0))
+        t = draw_times(fold_in(keys, 0))
         eps = white_noise(fold_in(keys, 1), x0.shape)
         labels = None
         if spec.num_classes is not None:
             hidden = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 2), config.train.label_dropout)
             labels = jnp.where(hidden, spec.num_classes, batch["label"])
         net = model(config, spec, params, labels, key=fold_in(keys, 3))
-        kind = config.diffusion.kind
-        as_kind = "eps" if kind == "score" else kind
-        return losses.simple(x0, t, eps, model=net, schedule=alphas, kind=kind, as_kind=as_kind)
+        return measure(x0, t, eps, model=net, schedule=alphas, kind=d.kind)
 
     return loss
 
@@ -193,21 +259,33 @@ def steps_per_call(config: Config, *, done: int = 0) -> int:
     return max(k for k in range(1, 11) if math.gcd(*counts) % k == 0)
 
 
-def sampler(sample: Sample, alphas: Schedule) -> Any:
+def denoiser(config: Config, spec: Spec, params: PyTree, labels: Array | None) -> Denoiser:
+    """The model's denoiser, without guidance or clipping."""
+    alphas = schedule(config.diffusion)
+    net, learned = model(config, spec, params, labels), config.diffusion.learned_variance
+    return denoise.denoiser(net, schedule=alphas, kind=config.diffusion.kind, learned_variance=learned)
+
+
+def sampler(config: Config, alphas: Schedule) -> Any:
     """The sampler by its row in `samplers.SAMPLERS`, with those of the sample settings that it has."""
+    sample, learned = config.sample, config.diffusion.learned_variance
+    if not learned and (sample.variance or "").startswith("learned"):
+        raise InputError(f"--sample.variance {sample.variance}: this network learns no variance; use fixed_small")
     make = named(samplers.SAMPLERS, sample.sampler, "sampler")
-    options = {name: getattr(sample, name) for name in inspect.signature(make).parameters if hasattr(sample, name)}
-    if options.get("variance") in ("learned", "learned_range"):
-        raise InputError(
-            f"sample.variance {sample.variance}: this network does not predict a variance; use fixed_small"
-        )
-    return make(alphas, **options)
+    given = vars(sample) | ({"variance": sample.variance or "learned_range"} if learned else {})
+    options = [name for name in inspect.signature(make).parameters if given.get(name) is not None]
+    return make(alphas, **{name: given[name] for name in options})
 
 
 def times(sample: Sample, alphas: Schedule) -> np.ndarray:
     """The time grid. Of a table only its own times, for which uniform is trailing; on a continuous schedule trailing,
     leading and linspace are uniform."""
     make = named(SPACINGS, sample.spacing, "spacing")
+    if "schedule" in inspect.signature(make).parameters:
+        grid = make(sample.steps, schedule=alphas)
+        if not isinstance(alphas, schedules.Discrete):
+            return grid
+        return timesteps.nearest_steps(grid, T=alphas.T, spread=True)
     if isinstance(alphas, schedules.Discrete):
         make = timesteps.trailing if make is timesteps.uniform else make
         return np.asarray(make(sample.steps, T=alphas.T))

@@ -38,14 +38,26 @@ class Diffusion:
     """The process and what the network predicts of it."""
 
     schedule: str = "cosine"
-    """A table of `steps` betas: constant, linear, quadratic, cosine, sigmoid, tanh, geometric; or the continuous vp,
-    ve, flow."""
+    """A table of `steps` betas: constant, linear, quadratic, cosine, sigmoid, tanh, geometric, linear_zero_snr,
+    quadratic_zero_snr; or the continuous vp, sub_vp, ve, edm, flow, cosine_log_snr, cosine_log_snr_interpolated."""
     schedule_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Arguments of the schedule's function in jaxdiff.schedules, as NAME VALUE pairs, such as beta_end 0.02."""
     steps: int = 1000
     """T, the length of a schedule's table; continuous schedules have none."""
     kind: str = "eps"
-    """What the network predicts: eps, x0, v, score or velocity."""
+    """What the network predicts: eps, x0, v, score, velocity, or F (EDM's)."""
+    preconditioning: str | None = None
+    """How the network is fed, its input's scale and what it is told of the time: edm, vp, ve or iddpm (see
+    jaxdiff.preconditioning). Default: x_t as it is, with the step's number or 1000 t."""
+    times: str = "uniform"
+    """Which times training sees: uniform, log_normal (EDM's levels) or logit_normal; of a table the nearest steps."""
+    weight: str | None = None
+    """How much each time counts: min_snr, truncated_snr, p2, edm, elbo or sigmoid (see jaxdiff.weighting). Default: the
+    error in what the network predicts, at all times alike."""
+    weight_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Arguments of the weight's function, as NAME VALUE pairs, such as gamma 5."""
+    learned_variance: bool = False
+    """Learn the variance of the reverse steps too, with the hybrid loss of improved DDPM. Needs a table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,15 +135,17 @@ class Sample:
     """How pictures are made, in training and by default in sample.py."""
 
     sampler: str = "ddim"
-    """ddpm (ancestral) or ddim."""
+    """ddpm, ddim, euler, euler_ancestral, heun, edm, dpm2, dpm2_ancestral, dpm_solver, dpm_solver++, unipc, lms, pndm,
+    euler_maruyama, ...: the rows of jaxdiff.samplers.SAMPLERS. docs/samplers.md says which."""
     steps: int = 50
-    """Network calls per picture."""
+    """Steps of the grid; the samplers that call the network more than once a step are in docs/samplers.md."""
     spacing: str = "trailing"
-    """Which times: uniform, quadratic, or of a table's steps trailing, leading, linspace (see jaxdiff.timesteps)."""
-    eta: float = 0.0
-    """Of ddim: 0 deterministic, 1 ancestral."""
-    variance: str = "fixed_small"
-    """Of ddpm: fixed_small or fixed_large."""
+    """Which times: uniform, quadratic, karras, log_snr, exponential, or of a table's steps trailing, leading, linspace
+    (see jaxdiff.timesteps)."""
+    eta: float | None = None
+    """How much noise a sampler injects, if it has a choice: ddim from 0 (its default) to 1 (ancestral)."""
+    variance: str | None = None
+    """Of ddpm: fixed_small (default) or fixed_large; learned_range (default) for a network that learns it."""
     guidance: float = 1.0
     """Classifier-free guidance scale: 1 none, more for clearer and less varied pictures. Needs labels."""
     temperature: float = 1.0
@@ -203,7 +217,7 @@ def check(config: Config) -> None:
         "train.ema_decay": (0 <= config.train.ema_decay < 1, "0 <= decay < 1"),
         "train.label_dropout": (0 <= config.train.label_dropout <= 1, "0 <= share <= 1"),
         "sample.steps": (config.sample.steps >= 1, "at least 1"),
-        "sample.eta": (0 <= config.sample.eta <= 1, "0 <= eta <= 1"),
+        "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta <= 1, "0 <= eta <= 1"),
         "sample.temperature": (0 <= config.sample.temperature < math.inf, "0 or more"),
         "sample.guidance": (math.isfinite(config.sample.guidance), "a number"),
         "log.every": (config.log.every >= 1, "at least 1"),
@@ -295,7 +309,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        nested = isinstance(value, dict) and name != "schedule_options"
+        nested = isinstance(value, dict) and not name.endswith("_options")
         flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
 

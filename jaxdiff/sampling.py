@@ -45,8 +45,7 @@ def generator(config: Config, spec: build.Spec) -> Generate:
         if labels is not None and scale is not None:
             null = jnp.full_like(labels, spec.num_classes or 0)
             both = jnp.concatenate([labels, null])
-        model = build.model(config, spec, params, both)
-        predict = denoise.denoiser(model, schedule=schedule, kind=config.diffusion.kind)
+        predict = build.denoiser(config, spec, params, both)
         if labels is not None and scale is not None:
             predict = guidance.classifier_free(predict, scale=scale)
         if config.sample.clip:
@@ -91,7 +90,7 @@ def in_batches(
       InputError: a picture is NaN or infinite.
     """
     schedule, sample = build.schedule(config.diffusion), config.sample
-    sampler, times = build.sampler(sample, schedule), jnp.asarray(build.times(sample, schedule), jnp.float32)
+    sampler, times = build.sampler(config, schedule), jnp.asarray(build.times(sample, schedule), jnp.float32)
     numbers = None if sample.guidance == 1 else jnp.float32(sample.guidance), jnp.float32(sample.temperature)
     devices = jax.local_device_count()
     share = -(-min(batch, num) // devices)

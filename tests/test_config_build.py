@@ -1,6 +1,7 @@
 """Configs: they survive JSON, name what differs, and every published one builds."""
 
 import dataclasses
+import inspect
 import json
 import math
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_every_published_config_builds_and_survives_json(path):
     assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
     spec = build.Spec(*SHAPES.get(path.stem, ((32, 32, 3), None)))
     schedule = build.schedule(config.diffusion)
-    build.sampler(config.sample, schedule)
+    build.sampler(config, schedule)
     times = build.times(config.sample, schedule)
     assert (times[0], times[-1]) == (1, 0)
     build.optimizer(config)
@@ -64,10 +65,17 @@ def test_schedule_options_reach_the_schedule():
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_every_sampler_by_name_with_its_options(name):
     schedule = schedules.linear()
-    sampler = build.sampler(Sample(sampler=name, eta=0.5, variance="fixed_large"), schedule)
-    assert type(sampler) is samplers.SAMPLERS[name]
-    assert getattr(sampler, "eta", 0.5) == 0.5
-    assert getattr(sampler, "variance", "fixed_large") == "fixed_large"
+    make = samplers.SAMPLERS[name]
+    options = {"eta": 0.5, "variance": "fixed_large", "steps": 10}
+    own = {option: value for option, value in options.items() if option in inspect.signature(make).parameters}
+    config = Config(sample=Sample(sampler=name, **options))
+    if name in ("dpm_solver", "dpm_solver_3"):
+        with pytest.raises(InputError, match="eta 0.5: the SDE solver follows x0"):
+            build.sampler(config, schedule)
+    else:
+        assert build.sampler(config, schedule) == make(schedule, **own)
+    unset = Config(sample=Sample(sampler=name, steps=10))  # each keeps its own defaults
+    assert build.sampler(unset, schedule) == make(schedule, **({"steps": 10} if "steps" in own else {}))
 
 
 def test_spacings_of_tables_are_uniform_on_continuous_schedules():

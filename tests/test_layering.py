@@ -11,21 +11,39 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxdiff").rglob("*.py"))
 
-CORE = ["typing", "noise", "schedules", "timesteps", "process", "parameterization", "weighting"]
-ABOVE = ["denoise", "losses", "samplers", "guidance", "testing"]
+CORE = [
+    "typing",
+    "noise",
+    "schedules",
+    "timesteps",
+    "time_sampling",
+    "process",
+    "parameterization",
+    "preconditioning",
+    "weighting",
+    "coupling",
+    "likelihood_terms",
+]
+ABOVE = ["denoise", "losses", "samplers", "guidance", "testing", "ode", "likelihood"]
 MAY_IMPORT = {
     "typing": [],
     "noise": ["typing"],
     "schedules": ["typing", "schedules"],
     "timesteps": ["typing", "schedules"],
+    "time_sampling": ["typing", "schedules"],
     "process": ["typing", "noise", "schedules"],
-    "parameterization": ["typing", "schedules"],
-    "weighting": ["typing", "schedules"],
+    "parameterization": ["typing", "schedules", "process"],
+    "preconditioning": ["typing", "schedules", "parameterization"],
+    "weighting": ["typing", "schedules", "parameterization"],
+    "coupling": ["typing"],
+    "likelihood_terms": ["typing", "schedules", "process"],
     "denoise": CORE,
     "losses": CORE,
-    "guidance": CORE,
+    "guidance": [*CORE, "guidance"],
+    "ode": CORE,
+    "likelihood": [*CORE, "ode", "samplers"],
     "testing": CORE,
-    "samplers": [*CORE, "samplers"],
+    "samplers": [*CORE, "ode", "samplers"],
     "models": ["typing", "noise", "models"],
     "data": ["typing", "data"],
     "train": ["typing", "noise", "train"],
@@ -34,10 +52,13 @@ MAY_IMPORT = {
     "sampling": [*CORE, *ABOVE, "data", "config", "build"],
     "runs": ["typing", "data", "train", "config", "build"],
     "report": ["typing", "data"],
-    "cli": ["cli", "typing", "config", "build", "runs", "sampling", "report", "data", "train"],
+    "cli": ["cli", "typing", "samplers", "config", "build", "runs", "sampling", "report", "data", "train"],
     "__init__": [*CORE, *ABOVE],
 }
 THIRD_PARTY = {  # rooms that may import more than jax and numpy
+    "coupling": {"optax"},
+    "ode": {"diffrax", "equinox"},
+    "samplers": {"blackjax"},
     "models": {"flax"},
     "data": {"grain", "PIL", "tqdm", "sklearn", "tensorflow_datasets"},
     "train": {"optax", "orbax"},
@@ -96,7 +117,19 @@ def test_import_jaxdiff_loads_no_heavy_package():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(json.loads(done.stdout))
     assert "jaxdiff" in loaded
-    heavy = {"flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "torch", "grain", "sklearn", "matplotlib"}
+    heavy = {
+        "flax",
+        "optax",
+        "orbax",
+        "tensorflow",
+        "tensorflow_datasets",
+        "torch",
+        "grain",
+        "sklearn",
+        "matplotlib",
+        "diffrax",
+        "blackjax",
+    }
     assert not loaded & heavy
 
 

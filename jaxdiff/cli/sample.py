@@ -17,6 +17,7 @@ from jaxdiff import config as configs
 from jaxdiff.cli.common import say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data.images import check_out, write_samples
+from jaxdiff.samplers import draws_noise
 from jaxdiff.typing import InputError
 
 
@@ -41,15 +42,15 @@ class SampleCommand:
     guidance: float | None = None
     """Classifier-free guidance scale: 1 none, more for clearer and less varied pictures."""
     sampler: str | None = None
-    """ddpm or ddim."""
+    """ddpm, ddim, heun, dpm_solver++, unipc, ...: docs/samplers.md says which."""
     steps: int | None = None
-    """Network calls per picture."""
+    """Steps of the grid."""
     eta: float | None = None
-    """Of ddim: 0 deterministic, 1 ancestral."""
+    """How much noise a sampler injects, if it has a choice: ddim from 0 (deterministic) to 1 (ancestral)."""
     variance: str | None = None
-    """Of ddpm: fixed_small or fixed_large."""
+    """Of ddpm: fixed_small, fixed_large, or learned_range."""
     spacing: str | None = None
-    """Which times: uniform, quadratic, trailing, leading or linspace."""
+    """Which times: uniform, quadratic, trailing, leading, linspace, karras, log_snr or exponential."""
     temperature: float | None = None
     """Scales the noise that the sampler injects."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -86,7 +87,7 @@ def _sample(command: SampleCommand) -> None:
     except InputError as error:
         raise InputError(str(error).replace("--sample.", "--")) from None
     schedule = build.schedule(config.diffusion)
-    _check_options(config, given, build.sampler(config.sample, schedule))
+    _check_options(config, given, build.sampler(config, schedule))
     build.times(config.sample, schedule)
     warn_of_signal(schedule)
     labels = _labels(command, spec, given)
@@ -112,8 +113,9 @@ def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
     for name in ("eta", "variance"):
         if name in given and not hasattr(sampler, name):
             raise InputError(f"--{name}: the sampler {config.sample.sampler} has no {name}")
-    if "temperature" in given and getattr(sampler, "eta", 1) == 0:
-        raise InputError("--temperature: ddim with eta 0 draws no noise; give --eta above 0, or --sampler ddpm")
+    if "temperature" in given and not draws_noise(sampler):
+        name = config.sample.sampler
+        raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")
 
 
 def _labels(command: SampleCommand, spec: build.Spec, given: dict[str, Any]) -> np.ndarray | None:

@@ -1,0 +1,19 @@
+"""The digits with EDM's design: preconditioned network, log-normal noise levels, its weight, Heun's method.
+
+Command: python train.py --config configs/digits_edm.py
+Hardware, time: 2 CPU cores, MINUTES.
+Result (benchmarks/digits_quality.py): RESULT
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from jaxdiff.config import Diffusion, Sample
+
+base = runpy.run_path(str(Path(__file__).with_name("digits.py")))["config"]
+config = dataclasses.replace(
+    base,
+    diffusion=Diffusion(schedule="edm", kind="F", preconditioning="edm", times="log_normal", weight="edm"),
+    sample=Sample(sampler="heun", steps=18, spacing="karras", guidance=1.5),
+)
