@@ -3,8 +3,8 @@
     python benchmarks/sampler_error.py            # minutes on a CPU
 
 Left: the distance of deterministic samplers' samples from the exact solution of the probability-flow ODE from the same
-noise. Right: the sliced Wasserstein distance of 4,000 samples from exact samples, for stochastic samplers too, with what
-it is for exact samples.
+noise. Right: the sliced Wasserstein distance of 4,000 samples from exact samples, for stochastic samplers too, with
+what it is for exact samples.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from jaxdiff.models import UNet
 from jaxdiff.models.unet import check_size
 from jaxdiff.noise import fold_in, white_noise
 from jaxdiff.parameterization import KINDS, determinant
-from jaxdiff.preconditioning import PRECONDITIONINGS, precondition
+from jaxdiff.preconditioning import PRECONDITIONINGS, Preconditioning, precondition
 from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, Denoiser, InputError, Model, PyTree, Schedule
 from jaxdiff.weighting import WEIGHTS
@@ -151,6 +151,21 @@ def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
     return jax.jit(net.init)(key, jnp.zeros((1, *spec.image_shape)), jnp.zeros(1), cond)
 
 
+def preconditioning(diffusion: Diffusion, alphas: Schedule) -> Preconditioning | None:
+    """How the network is fed, if not with x_t as it is."""
+    if diffusion.preconditioning is None:
+        return None
+    design = named(PRECONDITIONINGS, diffusion.preconditioning, "preconditioning")()
+    with jax.ensure_compile_time_eval():
+        scale = float(design.c_in(jnp.float32(1.0), alphas))
+    if not math.isfinite(scale):
+        raise InputError(
+            f"--diffusion.preconditioning {diffusion.preconditioning}: divides by alpha, which is 0 at t = 1 of the "
+            f"schedule {diffusion.schedule}; use edm"
+        )
+    return design
+
+
 def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, key: Array | None = None) -> Model:
     """The network with parameters and labels bound, as a function of time.
 
@@ -172,8 +187,8 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
         return jnp.asarray(net.apply(params, x, c_noise, cond, key=key))
 
     alphas = schedule(config.diffusion)
-    if config.diffusion.preconditioning is not None:
-        design = named(PRECONDITIONINGS, config.diffusion.preconditioning, "preconditioning")()
+    design = preconditioning(config.diffusion, alphas)
+    if design is not None:
         return precondition(apply, design, schedule=alphas)
     if isinstance(alphas, schedules.Discrete):
         return denoise.at_steps(apply, T=alphas.T)

@@ -89,7 +89,7 @@ def test_weights_and_steps_choose_what_is_sampled(make):
         ("--num 4 --sampler ddpm --eta 1", ["ddpm has no eta"]),
         ("--num 4 --variance fixed_large", ["ddim has no variance"]),
         ("--num 4 --sampler ddpm --variance big", ["unknown variance 'big'"]),
-        ("--num 4 --temperature 0.5", ["eta 0 draws no noise"]),
+        ("--num 4 --temperature 0.5", ["ddim, as it is set, draws no noise", "ddpm"]),
         ("--num 4 --sampler ddpm --variance learned", ["does not predict a variance"]),
         ("--num 4 --guidance nan", ["--guidance nan", "a number"]),
         ("--num 4 --seed -1", ["--seed -1", "0 <= seed"]),

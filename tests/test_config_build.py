@@ -12,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdiff import InputError, build, samplers, schedules
+from jaxdiff import InputError, build, samplers, schedules, time_sampling
 from jaxdiff import config as configs
 from jaxdiff.config import Config, Diffusion, Log, Model, Optim, Sample, Train
+from jaxdiff.noise import fold_in, white_noise
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -76,6 +77,76 @@ def test_every_sampler_by_name_with_its_options(name):
         assert build.sampler(config, schedule) == make(schedule, **own)
     unset = Config(sample=Sample(sampler=name, steps=10))  # each keeps its own defaults
     assert build.sampler(unset, schedule) == make(schedule, **({"steps": 10} if "steps" in own else {}))
+
+
+DIGITS = build.Spec((8, 8, 1), 10)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    return {"image": jnp.asarray(images), "label": jnp.arange(4)}, jax.random.split(jax.random.key(1), 4)
+
+
+def params_of(config):
+    """Random ones: fresh parameters predict 0."""
+    leaves, tree = jax.tree.flatten(build.init_params(config, DIGITS, jax.random.key(0)))
+    noise = jax.random.split(jax.random.key(2), len(leaves))
+    return tree.unflatten([a + 0.05 * jax.random.normal(k, a.shape) for a, k in zip(leaves, noise)])
+
+
+def test_the_edm_config_is_table_1(batch):
+    """Its loss is lambda(sigma) |c_skip x + c_out F(c_in x, c_noise) - x0|^2, in numpy from the network's output."""
+    config = configs.load(ROOT / "configs" / "digits_edm.py")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, label_dropout=0.0))
+    params, (data, keys) = params_of(config), batch
+    sigma = 80 * np.asarray(time_sampling.log_normal(fold_in(keys, 0), schedule=schedules.EDM()))[:, None, None, None]
+    x0 = np.asarray(data["image"], np.float32) / 127.5 - 1
+    x = x0 + sigma * np.asarray(white_noise(fold_in(keys, 1), x0.shape))
+    c_in, c_skip, c_out = (sigma**2 + 0.25) ** -0.5, 0.25 / (sigma**2 + 0.25), sigma * 0.5 / (sigma**2 + 0.25) ** 0.5
+    net, cond = build.network(config, DIGITS), {"label": data["label"]}
+    F = np.asarray(net.apply(params, jnp.asarray(c_in * x), jnp.asarray(np.log(sigma).ravel() / 4), cond, key=None))
+    weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+    expected = np.mean(weight * (c_skip * x + c_out * F - x0) ** 2, axis=(1, 2, 3))
+    loss = build.loss_fn(config, DIGITS)(params, data, keys)["loss"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-3)
+
+
+def test_the_hybrid_config_learns_the_variance(batch):
+    config = configs.load(ROOT / "configs" / "digits_hybrid.py")
+    params, (data, keys) = params_of(config), batch
+    terms = build.loss_fn(config, DIGITS)(params, data, keys)
+    np.testing.assert_allclose(terms["loss"], terms["simple"] + 0.001 * terms["vlb"], rtol=1e-5)
+    alphas = build.schedule(config.diffusion)
+    assert build.sampler(config, alphas).variance == "learned_range"
+    predict = build.denoiser(config, DIGITS, params, data["label"])
+    prediction = predict(jnp.zeros((4, 8, 8, 1)), jnp.float32(0.5))
+    assert prediction.log_var.shape == prediction.x0.shape == (4, 8, 8, 1)
+
+
+@pytest.mark.parametrize("times", build.TIMES)
+def test_times_of_a_table_are_its_own(times):
+    t = build.times_seen(Diffusion(times=times), schedules.cosine())(jax.random.split(jax.random.key(0), 200))
+    k = np.asarray(t, np.float64) * 1000
+    np.testing.assert_allclose(k, np.rint(k), atol=1e-3)
+    assert k.min() > 0.5
+    assert k.max() < 1000.5
+    assert len(set(np.rint(k))) > 50
+
+
+def test_a_score_is_trained_as_eps_and_a_weight_takes_its_options():
+    schedule = schedules.cosine()
+    x0, eps, t = jnp.ones((2, 3)), jnp.full((2, 3), 0.5), jnp.array([0.2, 0.7])
+
+    def loss(kind, **options):
+        measure = build.measured(Diffusion(kind=kind, **options), schedule)
+        return measure(x0, t, eps, model=lambda x, t: jnp.zeros_like(x), schedule=schedule, kind=kind)["loss"]
+
+    np.testing.assert_allclose(loss("score"), loss("eps"), rtol=1e-5)
+    snr = np.exp(np.asarray(schedules.log_snr(t, schedule=schedule)))
+    for gamma in (5.0, 1.0):
+        weighted = loss("eps", weight="min_snr", weight_options={"gamma": gamma})
+        np.testing.assert_allclose(weighted, loss("eps") * np.minimum(gamma / snr, 1), rtol=1e-4)
 
 
 def test_spacings_of_tables_are_uniform_on_continuous_schedules():

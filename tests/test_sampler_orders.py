@@ -84,7 +84,7 @@ def test_measured_order(name, path):
         made = sample(KEY, denoise, make(schedule), times, x)
         return jnp.sqrt(jnp.mean(jnp.square(made - exact)))
 
-    ns = [100, 200, 400]
+    ns = [120, 360]
     errors = [float(error(grid(schedule, start, end, n))) for n in ns]
     measured = testing.convergence_order(errors, ns)
     if order == 3:
@@ -111,11 +111,17 @@ ENDS = {
     "zero terminal SNR": schedules.zero_terminal_snr(schedules.linear()),
     "cosine in log-SNR": schedules.CosineLogSNR(),
 }
-SLOW_MIXERS = ("annealed_langevin",)
 
 
+# Not those that are others with another number.
+SAMPLERS_OF_THEIR_OWN = [
+    name for name in MAKE if name not in ("euler", "euler_ancestral", "unipc, order 1", "lms, order 2")
+]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ENDS)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", SAMPLERS_OF_THEIR_OWN)
 def test_the_whole_grid_from_noise_to_data(name, path):
     """In float32, from t = 1 to 0: point data is hit exactly (on schedules that reach sigma = 0), and Gaussian data gives
     finite samples and finite gradients in x and in every time, also in bfloat16."""
@@ -123,26 +129,22 @@ def test_the_whole_grid_from_noise_to_data(name, path):
     sampler, times = MAKE[name](schedule), jnp.asarray(timesteps.uniform(10), jnp.float32)
     x = prior(KEY, (2, 3), schedule=schedule)
 
-    @jax.jit
-    def point(x):
-        return sample(KEY, testing.gaussian_denoiser(mean=0.25, std=0.0, schedule=schedule), sampler, times, x)
+    def total(x, times, std):
+        denoise = testing.gaussian_denoiser(mean=0.25, std=std, schedule=schedule)
+        y = sample(KEY, denoise, sampler, times, x)
+        return jnp.sum(jnp.square(y)), y
 
-    def total(x, times):
-        y = sample(KEY, testing.gaussian_denoiser(mean=0.25, std=0.5, schedule=schedule), sampler, times, x)
-        return jnp.sum(jnp.square(y))
-
+    _, point = jax.jit(total)(x, times, 0.0)
     if float(schedule.sigma(0.0)) == 0:
-        np.testing.assert_allclose(point(x), 0.25, rtol=1e-6)
+        np.testing.assert_allclose(point, 0.25, rtol=1e-6)
     else:  # what is left is the noise of sigma(0), and a step's own draw that large
         noise = 20 if draws_noise(sampler) else 5
-        np.testing.assert_allclose(point(x), 0.25, atol=noise * float(schedule.sigma(0.0)))
-    value, slopes = jax.jit(jax.value_and_grad(total, (0, 1)))(x, times)
-    assert bool(jnp.isfinite(value))
-    for slope in slopes:
-        assert bool(jnp.isfinite(slope).all())
-    half = total(x.astype(jnp.bfloat16), times)
+        np.testing.assert_allclose(point, 0.25, atol=noise * float(schedule.sigma(0.0)))
+    for leaf in jax.tree.leaves(jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, times, 0.5)):
+        assert bool(jnp.isfinite(leaf).all())
+    _, half = jax.jit(total)(x.astype(jnp.bfloat16), times, 0.5)
     assert half.dtype == jnp.bfloat16
-    assert bool(jnp.isfinite(half))
+    assert bool(jnp.isfinite(half).all())
 
 
 @pytest.mark.usefixtures("x64")

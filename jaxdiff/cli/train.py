@@ -71,7 +71,8 @@ def _train(command: TrainCommand, args: list[str]) -> None:
     devices = jax.local_device_count()
     share = per_device(config.train.batch_size, devices=devices)
     schedule = build.schedule(config.diffusion)
-    build.measured(config.diffusion, schedule), build.times_seen(config.diffusion, schedule)
+    for check in (build.measured, build.times_seen, build.preconditioning):
+        check(config.diffusion, schedule)
     build.sampler(config, schedule)
     build.times(config.sample, schedule)
     warn_of_signal(schedule)

@@ -89,6 +89,8 @@ class UniPC:
     def _combine(self, x: Array, past: History, t: Frame, s: Frame, h: Array, usable: Array, new: list[Array]) -> Array:
         """The linear step with m_0, and the differences of history and of `new`, at the order that is usable."""
         result, m0 = linear_step(x, t, s, past.values[0]), past.values[0]
+        first, *moments = phi(h, self.order + len(new) + 1)
+        B = h if self.variant == "bh1" else first
         for order in range(1, self.order + 1):
             used = usable == order
             # What history is not there yet may coincide: other nodes stand for it, and nothing uses the result.
@@ -96,20 +98,22 @@ class UniPC:
                 jnp.where(used, (clock - past.clocks[0]) / h, -1.0 - j) for j, clock in enumerate(past.clocks[1:order])
             ]
             nodes += [jnp.ones_like(h) for _ in new]
-            for weight, m in zip(self._weights(nodes, h), (*past.values[1:order], *new)):
+            for weight, m in zip(_weights(nodes, B, moments), (*past.values[1:order], *new)):
                 result = result + expand(jnp.where(used, s.alpha * weight, 0), x) * (m - m0)
         return result
 
-    def _weights(self, nodes: list[Array], h: Array) -> list[Array]:
-        """`B rho_j / r_j` for each node r_j."""
-        count = len(nodes)
-        if count == 0:
-            return []
-        first, *moments = phi(h, count + 1)
-        B = h if self.variant == "bh1" else first
-        if count == 1:  # the paper's choice at the lowest order, where it is right to that order for every B
-            return [B / 2 / nodes[0]]
-        powers = jnp.stack([jnp.stack([r**k for r in nodes], -1) for k in range(count)], -2)
-        sums = jnp.stack([math.factorial(k + 1) * moment / B for k, moment in enumerate(moments)], -1)
-        rho = jnp.linalg.solve(powers, sums[..., None])[..., 0]
-        return [B * rho[..., j] / r for j, r in enumerate(nodes)]
+
+def _weights(nodes: list[Array], B: Array, moments: list[Array]) -> list[Array]:
+    """`B rho_j / r_j` for each node r_j: the weight of D_j, by which it is (m_j - m_0)."""
+    if len(nodes) == 1:  # the paper's choice at the lowest order, where it is right to that order for every B
+        return [B / 2 / nodes[0]]
+    weights = []
+    for j, node in enumerate(nodes):
+        # Lagrange's polynomial of the node, lowest power first; it picks rho_j out of the equations.
+        powers = [jnp.ones_like(node)]
+        for other in nodes[:j] + nodes[j + 1 :]:
+            raised = [jnp.zeros_like(node), *powers]
+            powers = [(up - other * same) / (node - other) for up, same in zip(raised, [*powers, jnp.zeros_like(node)])]
+        sums = [math.factorial(k + 1) * moment * power for k, (power, moment) in enumerate(zip(powers, moments))]
+        weights.append(sum(sums, jnp.zeros_like(node)) / node)
+    return weights
