@@ -1,9 +1,10 @@
 """The one place where names become objects: from a `Config` to schedules, networks, losses, optimisers, data."""
 
 import difflib
+import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -213,7 +214,14 @@ def measured(diffusion: Diffusion, alphas: Schedule) -> Callable[..., dict[str, 
     if diffusion.weight is not None:
         weight = named(WEIGHTS, diffusion.weight, "weight")
         check_options(f"weight {diffusion.weight}", weight, diffusion.weight_options, besides=("t", "kind", "schedule"))
-        loss = partial(loss, weight=partial(weight, **diffusion.weight_options))
+        weight = partial(weight, **diffusion.weight_options)
+        with jax.ensure_compile_time_eval():
+            found = np.asarray(weight(jnp.linspace(0.01, 0.99, 99), kind=diffusion.kind, schedule=alphas))
+        if not (np.isfinite(found).all() and (found >= 0).all()):
+            raise InputError(
+                f"--diffusion.weight {diffusion.weight} {diffusion.weight_options}: negative or not finite somewhere"
+            )
+        loss = partial(loss, weight=weight)
     elif diffusion.weight_options:
         raise InputError("--diffusion.weight-options without --diffusion.weight: name the weight that they belong to")
     elif diffusion.kind == "score":
@@ -281,13 +289,27 @@ def denoiser(config: Config, spec: Spec, params: PyTree, labels: Array | None) -
     return denoise.denoiser(net, schedule=alphas, kind=config.diffusion.kind, learned_variance=learned)
 
 
+def check_unused(sample: Sample, given: Sequence[str]) -> None:
+    """Raise `InputError` for a setting that the sampler does not have: it would be ignored."""
+    own = inspect.signature(named(samplers.SAMPLERS, sample.sampler, "sampler")).parameters
+    for name in given:
+        if name not in own:
+            raise InputError(f"--{name}: the sampler {sample.sampler} has no {name}")
+
+
 def sampler(config: Config, alphas: Schedule) -> Any:
     """The sampler by its row in `samplers.SAMPLERS`, with those of the sample settings that it has."""
     sample, learned = config.sample, config.diffusion.learned_variance
-    if not learned and (sample.variance or "").startswith("learned"):
-        raise InputError(f"--sample.variance {sample.variance}: this network learns no variance; use fixed_small")
+    if (sample.variance or "").startswith("learned") and not (learned and sample.variance == "learned_range"):
+        found = "learns its place in a range; use learned_range" if learned else "learns no variance; use fixed_small"
+        raise InputError(f"--sample.variance {sample.variance}: this network {found}")
     make = named(samplers.SAMPLERS, sample.sampler, "sampler")
     given = vars(sample) | ({"variance": sample.variance or "learned_range"} if learned else {})
+    if sample.sampler == "ode":
+        if importlib.util.find_spec("diffrax") is None:
+            raise InputError("--sample.sampler ode needs diffrax: pip install 'jaxdiff[ode]'")
+        if isinstance(alphas, schedules.Discrete):  # its network knows no earlier time
+            given |= {"end": 1 / alphas.T}
     options = [name for name in inspect.signature(make).parameters if given.get(name) is not None]
     return make(alphas, **{name: given[name] for name in options})
 
@@ -296,6 +318,8 @@ def times(sample: Sample, alphas: Schedule) -> np.ndarray:
     """The time grid. Of a table only its own times, for which uniform is trailing; on a continuous schedule trailing,
     leading and linspace are uniform."""
     make = named(SPACINGS, sample.spacing, "spacing")
+    if sample.sampler == "ode":  # it takes its own steps
+        return np.array([1.0, 0.0])
     if "schedule" in inspect.signature(make).parameters:
         grid = make(sample.steps, schedule=alphas)
         if not isinstance(alphas, schedules.Discrete):

@@ -217,7 +217,7 @@ def check(config: Config) -> None:
         "train.ema_decay": (0 <= config.train.ema_decay < 1, "0 <= decay < 1"),
         "train.label_dropout": (0 <= config.train.label_dropout <= 1, "0 <= share <= 1"),
         "sample.steps": (config.sample.steps >= 1, "at least 1"),
-        "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta <= 1, "0 <= eta <= 1"),
+        "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta < math.inf, "0 or more"),
         "sample.temperature": (0 <= config.sample.temperature < math.inf, "0 or more"),
         "sample.guidance": (math.isfinite(config.sample.guidance), "a number"),
         "log.every": (config.log.every >= 1, "at least 1"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxdiff.noise import per_example
 from jaxdiff.parameterization import Kind, to_prediction
-from jaxdiff.schedules import alpha_sigma, as_float, expand, step_position
+from jaxdiff.schedules import alpha_sigma, as_float, expand, require, step_position
 from jaxdiff.typing import Array, Denoiser, Model, Prediction, Schedule
 
 
@@ -64,6 +64,8 @@ def denoiser(model: Model, *, schedule: Schedule, kind: Kind, learned_variance: 
         y, log_var = model(x_t, _per_batch(jnp.asarray(t), x_t)), None
         if learned_variance:
             y, log_var = jnp.split(y, 2, axis=-1)
+        hint = "does it learn the variance too (learned_variance=True)?"
+        require(y.shape == x_t.shape, f"the model returned {y.shape} for x_t {x_t.shape}; {hint}")
         return to_prediction(x_t, y, t, kind=kind, schedule=schedule)._replace(log_var=log_var)
 
     return denoise

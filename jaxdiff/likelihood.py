@@ -23,7 +23,7 @@ from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.ode import Solver, integrate, scale_clock, straight_slope
 from jaxdiff.process import Variance, q_sample
 from jaxdiff.samplers.base import check_times
-from jaxdiff.schedules import as_float, expand, require
+from jaxdiff.schedules import as_float, check_monotone, expand, require
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
@@ -74,6 +74,8 @@ def vlb(
     grid, times = times, check_times(times)
     ends = isinstance(grid, jax.core.Tracer) or (float(grid[0]) == 1 and float(grid[-1]) == 0)
     require(ends, f"times: expected a grid from 1 to 0, got one from {grid[0]} to {grid[-1]}")
+    _require_floats(x0)
+    check_monotone(schedule)
     x0 = as_float(x0)
     keys = per_example(key, x0.shape[0])
 
@@ -180,6 +182,8 @@ def ode(
     theorem 1; Grathwohl et al. 2019 (arXiv 1810.01367), section 3.1.
     """
     require(not isinstance(start, int | float) or 0 < start < 1, f"start: expected a time in (0, 1), got {start}")
+    _require_floats(x)
+    check_monotone(schedule)
     x = as_float(x)
     v = None if probe is None else probe(key, x.shape).astype(x.dtype)
     slope = straight_slope(denoise, schedule=schedule)
@@ -213,6 +217,10 @@ def _sum(x: Array) -> Array:
     return jnp.sum(x, axis=range(1, x.ndim))
 
 
+def _require_floats(x: Array) -> None:
+    require(jnp.issubdtype(x.dtype, jnp.floating), f"expected floats in [-1, 1], got {x.dtype}: x / 127.5 - 1 of uint8")
+
+
 def dequantise(key: Array, images: Array, *, levels: int = 256) -> Array:
     """Fill the gaps between the levels with uniform noise: `x = 2 (u + v) / (levels - 1) - 1`, v ~ U[-1/2, 1/2).
 
@@ -233,6 +241,7 @@ def dequantise(key: Array, images: Array, *, levels: int = 256) -> Array:
 
     Source: Theis et al. 2016 (arXiv 1511.01844), section 3.1.
     """
+    require(jnp.issubdtype(images.dtype, jnp.integer), f"images: expected integers, such as uint8; got {images.dtype}")
     keys = per_example(key, images.shape[0])
     v = jax.vmap(lambda k: jax.random.uniform(k, images.shape[1:], jnp.float32, -0.5, 0.5))(keys)
     return 2 * (images.astype(jnp.float32) + v) / (levels - 1) - 1

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxdiff.likelihood_terms import vlb_term
 from jaxdiff.parameterization import Kind, kind_weight, target, to_prediction
 from jaxdiff.process import Variance, q_sample
-from jaxdiff.schedules import half_log_snr
+from jaxdiff.schedules import half_log_snr, require
 from jaxdiff.typing import Array, Denoiser, InputError, Model, Prediction, Schedule
 from jaxdiff.weighting import Weight
 
@@ -107,7 +107,7 @@ def simple(
       `{"loss": [B]}`, float32, not yet averaged over examples.
 
     Raises:
-      InputError: both `as_kind` and `weight`.
+      InputError: both `as_kind` and `weight`; a model that returns another shape than x0's.
 
     >>> from jaxdiff.schedules import Flow
     >>> eps = jnp.full((2, 3), 2.0)
@@ -121,7 +121,9 @@ def simple(
     if weight is not None and as_kind is not None:
         raise InputError("simple: give as_kind or weight, not both; a weight is the same for every kind")
     x_t = q_sample(x0, t, eps, schedule=schedule)
-    error = model(x_t, t) - target(x0, eps, t, kind=kind, schedule=schedule)
+    y = model(x_t, t)
+    require(y.shape == x0.shape, f"the model returned {y.shape} for x_t {x0.shape}: it must predict one value for each")
+    error = y - target(x0, eps, t, kind=kind, schedule=schedule)
     loss = distance(error.astype(jnp.float32))
     if as_kind is not None:
         weight = partial(kind_weight, as_kind=as_kind)
@@ -206,6 +208,10 @@ def hybrid(
 
     Source: Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 16.
     """
+    require(
+        variance.startswith("learned"),
+        f"hybrid: variance {variance!r} learns nothing; expected learned_range or learned",
+    )
     y, log_var = jnp.split(model(q_sample(x0, t, eps, schedule=schedule), t), 2, axis=-1)
     mse = mean_loss(x0, t, eps, model=lambda x_t, t: y, schedule=schedule, kind=kind)["loss"]
 

@@ -178,7 +178,7 @@ def to_prediction(x_t: Array, y: Array, t: Array, *, kind: Kind, schedule: Sched
     elsewhere = jnp.where(silent, 0.5, t)  # so that no coefficient, nor its gradient, is NaN
     a, b = coefficients(elsewhere, kind=kind, schedule=schedule)
     det = determinant(elsewhere, kind=kind, schedule=schedule)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha, sigma, y = schedule.alpha(t), schedule.sigma(t), y.astype(x_t.dtype)  # the model may compute in another
     x0_of_x, x0_of_y = jnp.where(silent, 1 / jnp.where(silent, alpha, 1), b / det), jnp.where(silent, 0, -sigma / det)
     eps_of_x, eps_of_y = jnp.where(silent, 0, -a / det), jnp.where(silent, 0, alpha / det)
     return Prediction(

@@ -186,8 +186,12 @@ def reverse_log_var(prediction: Prediction, s: Array, t: Array, *, schedule: Sch
     return small if variance == "fixed_small" else large
 
 
-def prior(key: Array, shape: tuple[int, ...], *, schedule: Schedule, noise: Noise = white_noise) -> Array:
-    """Where sampling starts: `x_1 = sigma(1) eps`, float32 `[B, ...]`, each example from its own key.
+def prior(
+    key: Array, shape: tuple[int, ...], *, schedule: Schedule, t: Array | float = 1.0, noise: Noise = white_noise
+) -> Array:
+    """Where sampling starts: `x_t = sigma(t) eps` at t = 1, or where the grid begins, float32 `[B, ...]`.
+
+    Each example draws from its own key.
 
     It is q(x_1) where the schedule leaves no signal, alpha(1) much smaller than sigma(1). `schedules.geometric`, or a
     table of 1000 steps' betas cut to 100, does not: there start from `q_sample` of data at t = 1.
@@ -196,4 +200,4 @@ def prior(key: Array, shape: tuple[int, ...], *, schedule: Schedule, noise: Nois
     >>> prior(jax.random.key(0), (2, 8, 8, 1), schedule=VE()).shape
     (2, 8, 8, 1)
     """
-    return schedule.sigma(jnp.float32(1.0)) * noise(key, shape)
+    return schedule.sigma(as_float(t)).astype(jnp.float32) * noise(key, shape)

@@ -40,7 +40,7 @@ def generator(config: Config, spec: build.Spec) -> Generate:
     ) -> Array:
         keys = example_keys(key, index)
         start, steps = (fold_in(keys, i) for i in range(2))
-        x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule)
+        x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule, t=times[0])
         both = labels
         if labels is not None and scale is not None:
             null = jnp.full_like(labels, spec.num_classes or 0)

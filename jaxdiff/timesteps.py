@@ -171,6 +171,19 @@ def user(times: Sequence[float] | np.ndarray) -> np.ndarray:
     return grid
 
 
+def shifted(times: Sequence[float] | np.ndarray, *, shift: float) -> np.ndarray:
+    """A grid of `schedules.Flow` with sigma / alpha times shift: `t -> shift t / (1 + (shift - 1) t)`.
+
+    >>> shifted([1.0, 0.5, 0.0], shift=3.0).tolist()
+    [1.0, 0.75, 0.0]
+
+    Source: Esser et al. 2024 (arXiv 2403.03206), section 5.3.2.
+    """
+    require(shift > 0, f"shifted: expected shift > 0, got {shift}")
+    t = user(times)
+    return user(shift * t / (1 + (shift - 1) * t))
+
+
 def nearest_steps(times: Sequence[float] | np.ndarray, *, T: int, spread: bool = False) -> np.ndarray:
     """A grid moved to the nearest times `(k + 1) / T` of a table; a time above 0 never to 0.
 

@@ -54,8 +54,6 @@ CALLS = {  # places in a step where the denoiser is called, if not one
     "multistep and corrector": 2,
 }
 
-CORRECTED = ("predictor_corrector", "multistep and corrector")  # their step length is made of the noise's
-
 
 def silent(sampler, noise):
     """The sampler, and those inside it, with another noise."""

@@ -105,7 +105,7 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
         ("--config tiny.py --optim.b1 1.5", ["optim.b1", "0 <= b1 < 1"]),
         (
             "--config tiny.py --diffusion.schedule vp --diffusion.schedule-options beta_min -1",
-            ["VP: expected 0 <= beta_min"],
+            ["VP: expected 0 < beta_min"],
         ),
         ("--config tiny.py --train.stepz 3", ["--train.stepz", "Perhaps you meant", "--train.steps"]),
         ("--config tiny.py --train.steps many", ["--train.steps", "many"]),
@@ -135,6 +135,7 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
         ),
         ("--config tiny.py --sample.sampler ddpm --sample.variance learned_range", ["learns no variance"]),
         ("--config tiny.py --sample.sampler dpm_solver --sample.eta 0.5", ["the SDE solver follows x0"]),
+        ("--config tiny.py --sample.sampler heun --sample.eta 0.5", ["eta", "heun has no eta"]),
         ("--config tiny.py --sample.sampler dimm", ["unknown sampler", "Did you mean ddim?"]),
         ("--config tiny.py --sample.steps 2000", ["2000 steps", "table of 1000"]),
         ("--config tiny.py --train.label-dropout 0", ["guidance 1.5", "label_dropout is 0"]),

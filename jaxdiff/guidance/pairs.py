@@ -264,8 +264,7 @@ def two_halves(denoise: Denoiser, x_t: Array, t: Array) -> tuple[Prediction, Pre
     try:
         both = denoise(jnp.concatenate([x_t, x_t]), twice)
     except (TypeError, ValueError) as error:  # such as labels [B] that meet 2 B pictures inside the network
-        error.add_note(_ADVICE)
-        raise
+        raise InputError(f"the denoiser does not take a batch of {2 * x_t.shape[0]}: {error}; {_ADVICE}") from error
     if both.x0.shape[0] != 2 * x_t.shape[0]:
         raise InputError(f"the denoiser returned {both.x0.shape[0]} for a batch of {2 * x_t.shape[0]}; {_ADVICE}")
     halves = [jax.tree.map(lambda y, i=i: jnp.split(y, 2)[i], both) for i in range(2)]

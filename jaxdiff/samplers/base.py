@@ -45,8 +45,9 @@ def denoise_unless(skip: Array, denoise: Denoiser, x: Array, t: Array, otherwise
     The denoiser is called only if some example needs it, and never at a time that is to be skipped.
     """
     time = jnp.where(skip, jnp.ones_like(t), t)
-    called: Prediction = jax.lax.cond(jnp.all(skip), lambda: otherwise, lambda: denoise(x, time))
-    return Prediction(*jax.tree.map(lambda a, b: jnp.where(expand(skip, a) > 0, a, b), otherwise, called))
+    instead = otherwise._replace(log_var=None)  # nothing but the first call of a step reads it
+    called: Prediction = jax.lax.cond(jnp.all(skip), lambda: instead, lambda: denoise(x, time)._replace(log_var=None))
+    return Prediction(*(jnp.where(expand(skip, x) > 0, a, b) for a, b in zip(instead[:2], called[:2])))
 
 
 def at_an_end(t: Array, s: Array, *, schedule: Schedule) -> Array:
@@ -72,17 +73,24 @@ def draws_noise(sampler: Any) -> bool:
     (False, True)
     """
     inside = [*getattr(sampler, "samplers", ()), *([sampler.sampler] if hasattr(sampler, "sampler") else [])]
-    own = hasattr(sampler, "noise") and np.any(np.asarray(getattr(sampler, "eta", 1)) != 0)
+    own = getattr(sampler, "random", False) or (
+        hasattr(sampler, "noise") and np.any(np.asarray(getattr(sampler, "eta", 1)) != 0)
+    )
     return bool(own) or any(draws_noise(one) for one in inside)
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The number or numbers, or None for what is being traced or is no number."""
+    values = None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return values if values is not None and values.dtype.kind in "fiub" else None
 
 
 def check_number(name: str, value: Any, low: float, high: float = np.inf) -> None:
     """Raise `InputError` for a number outside [low, high]; what is being traced passes."""
-    if isinstance(value, (int, float, np.generic, np.ndarray)):
-        values = np.asarray(value)
-        if not np.all((values >= low) & (values <= high)):
-            expected = f"{low} or more" if high == np.inf else f"{low} to {high}"
-            raise InputError(f"{name}: expected {expected}, got {value}")
+    values = concrete(value)
+    if values is not None and not np.all((values >= low) & (values <= high)):
+        expected = f"{low} or more" if high == np.inf else f"{low} to {high}"
+        raise InputError(f"{name}: expected {expected}, got {value}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
@@ -147,9 +155,12 @@ def run(
     """The scan of `sample`, along any times."""
     keys = per_example(key, x.shape[0])
 
+    def same_dtype(x_t: Array, t: Array) -> Prediction:  # x keeps its dtype, whatever the network computes in
+        return Prediction(*jax.tree.map(lambda a: a.astype(x_t.dtype), denoise(x_t, t)))
+
     def body(state: HasX, step: tuple[Array, Array, Array]) -> tuple[HasX, Any]:
         i, t, s = step
-        state = sampler.step(fold_in(keys, i), state, t, s, denoise, temperature=temperature)
+        state = sampler.step(fold_in(keys, i), state, t, s, same_dtype, temperature=temperature)
         return state, None if collect is None else collect(state)
 
     steps = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
@@ -162,7 +173,7 @@ def check_times(times: Array | np.ndarray) -> Array:
     if np.ndim(times) != 1 or np.size(times) < 2:
         raise InputError(f"times: expected at least two times in one dimension, got shape {np.shape(times)}")
     if not isinstance(times, jax.core.Tracer):
-        values = np.asarray(times, np.float64)
+        values = np.asarray(times, jnp.result_type(float))  # as the steps see them: equal times have no step
         if not (np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0):
             raise InputError(f"times: expected decreasing times within [1, 0], got {values}")
     return jnp.asarray(times, jnp.result_type(float))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdiff.noise import fold_in, per_example
-from jaxdiff.typing import Array, Denoiser
+from jaxdiff.typing import Array, Denoiser, Schedule
 
 
 class ChainState(NamedTuple):
@@ -33,6 +33,11 @@ class Chain:
     """
 
     samplers: tuple[Any, ...]
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The first sampler's, if it has one."""
+        return getattr(self.samplers[0], "schedule", None)
 
     def init(self, x: Array) -> ChainState:
         return ChainState(x, tuple(sampler.init(x) for sampler in self.samplers))

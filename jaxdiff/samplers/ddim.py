@@ -9,7 +9,7 @@ import numpy as np
 from jaxdiff.noise import white_noise
 from jaxdiff.process import transition
 from jaxdiff.samplers.base import State, check_number, check_times, euler_step, run
-from jaxdiff.schedules import alpha_sigma, expand, safe_sqrt
+from jaxdiff.schedules import alpha_sigma, check_monotone, expand, safe_sqrt
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
@@ -126,7 +126,7 @@ def invert(denoise: Denoiser, times: Array | np.ndarray, x: Array, *, schedule: 
       `[B, ...]` at `times[0]`.
 
     Raises:
-      InputError: a bad grid, as `sample`.
+      InputError: a bad grid or schedule, as `sample`.
 
     >>> from jaxdiff import sample, testing, timesteps
     >>> from jaxdiff.schedules import cosine
@@ -138,5 +138,6 @@ def invert(denoise: Denoiser, times: Array | np.ndarray, x: Array, *, schedule: 
 
     Source: Song et al. 2021 (arXiv 2010.02502), section 4.3; Dhariwal & Nichol 2021 (arXiv 2105.05233), appendix F.
     """
+    check_monotone(schedule)
     latent: Array = run(jax.random.key(0), denoise, _Inverse(schedule), check_times(times)[::-1], x)
     return latent

@@ -5,9 +5,10 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.noise import white_noise
-from jaxdiff.samplers.base import History, State, check_choice, check_number, denoise_unless, euler_step
+from jaxdiff.samplers.base import History, State, check_choice, check_number, concrete, denoise_unless, euler_step
 from jaxdiff.samplers.exponential import Predict, frame, linear_step, phi, span
 from jaxdiff.schedules import expand, safe_sqrt, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
@@ -48,7 +49,8 @@ class DPMSolverMultistep:
         check_choice("order of DPMSolverMultistep", self.order, (1, 2, 3))
         check_choice("predict", self.predict, get_args(Predict))
         check_number("eta", self.eta, 0)
-        if self.predict == "eps" and isinstance(self.eta, (int, float)) and self.eta:
+        eta = concrete(self.eta)
+        if self.predict == "eps" and eta is not None and np.any(eta != 0):
             raise InputError(f"eta {self.eta}: the SDE solver follows x0; use predict='x0', or eta 0")
 
     def init(self, x: Array) -> History:

@@ -1,24 +1,28 @@
-"""Langevin dynamics at one noise level: correctors of another sampler's step, or samplers of their own."""
+"""Langevin dynamics at one noise level: a corrector of other samplers' steps, and a sampler of its own."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.samplers.base import State, check_number, denoise_unless
-from jaxdiff.schedules import as_float, expand, safe_sqrt
+from jaxdiff.samplers.chain import Chain
+from jaxdiff.schedules import expand
 from jaxdiff.typing import Array, Denoiser, Noise, Prediction, Schedule
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LangevinCorrector:
-    """`steps_per_level` times x <- x + e g + sqrt(2 e) z at time s; g = -eps / sigma_s, e = 2 (snr |z| / |g|)^2.
+    """`steps_per_level` times x <- x - (e / sigma_s) eps + sqrt(2 e) z at time s, with e = 2 (snr sigma_s)^2.
 
-    It leaves q(x_s) as it is: put it behind a predictor, `Chain((DDPM(schedule), LangevinCorrector(schedule)))`. The
-    norms are each example's own (the paper's code averages them over the batch). At sigma = 0 it does nothing.
+    For small steps it leaves q(x_s) as it is: put it behind a predictor, `Chain((DDPM(schedule),
+    LangevinCorrector(schedule)))`. At sigma = 0 it does nothing.
+
+    The paper takes e = 2 (snr |z| / |g|)^2, with the norms averaged over the batch. |z| / |g| is sigma_s where the
+    prediction is the noise itself; that is put in its place, as with an example's own norms the step would depend on
+    its noise and on x, and no longer leave q(x_s) as it is in few dimensions.
 
     Attributes:
       schedule: gives sigma.
@@ -51,54 +55,33 @@ class LangevinCorrector:
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
     ) -> State:
-        x, sigma = state.x, self.schedule.sigma(s)
-        skip = sigma == 0
-        idle = Prediction(x, jnp.zeros_like(x))
+        sigma, keys = self.schedule.sigma(s), per_example(key, state.x.shape[0])
+        drift, std = -2 * jnp.square(self.snr) * sigma, 2 * self.snr * sigma
 
-        def size(eps: Array, z: Array) -> Array:
-            ratio = _squared_norm(z) / jnp.where(skip, 1, jnp.maximum(_squared_norm(eps), 1e-12))
-            return jnp.where(skip, 0, 2 * jnp.square(self.snr * sigma) * ratio.astype(sigma.dtype))
+        def body(x: Array, i: Array) -> tuple[Array, None]:
+            eps = denoise_unless(sigma == 0, denoise, x, s, Prediction(x, jnp.zeros_like(x))).eps
+            z = self.noise(fold_in(keys, i), x.shape).astype(x.dtype)
+            return x + expand(drift, x) * eps + expand(temperature * std, x) * z, None
 
-        def predict(x: Array) -> Array:
-            return denoise_unless(skip, denoise, x, s, idle._replace(x0=x)).eps
-
-        return State(
-            walk(key, x, jnp.where(skip, 1, sigma), predict, size, self.steps_per_level, temperature, self.noise)
-        )
+        return State(jax.lax.scan(body, state.x, jnp.arange(self.steps_per_level))[0])
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class AnnealedLangevin:
-    """At each level s: `steps_per_level` times x <- x + (e / 2) g + sqrt(e) z, with e = step_size sigma_s^2.
-
-    There is no predictor: x goes from one level to the next as it is, so take many levels. A step that ends at
-    sigma = 0 returns x0, the last denoising of Jolicoeur-Martineau et al. 2021 (arXiv 2009.05475).
+class LastDenoising:
+    """In a step that ends at sigma = 0 the prediction x0, with x taken to be still at t; else nothing.
 
     Attributes:
       schedule: gives sigma.
-      step_size: in units of sigma^2; NCSN's epsilon / sigma_L^2 = 2e-5 / 0.01^2.
-      steps_per_level: NCSN's T.
-      noise: what is drawn, `(key, shape) -> noise`.
 
-    Raises:
-      InputError: a negative step size, or no steps.
+    >>> from jaxdiff.schedules import VP
+    >>> LastDenoising(VP()).init(jnp.zeros((1, 2))).x.shape
+    (1, 2)
 
-    >>> from jaxdiff.schedules import VE
-    >>> AnnealedLangevin(VE()).step_size
-    0.2
-
-    Source: Song & Ermon 2019 (arXiv 1907.05600), Algorithm 1.
+    Source: Jolicoeur-Martineau et al. 2021 (arXiv 2009.05475), section 3.1.
     """
 
     schedule: Schedule = dataclasses.field(metadata={"static": True})
-    step_size: Array | float = 0.2
-    steps_per_level: int = dataclasses.field(default=100, metadata={"static": True})
-    noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
-
-    def __post_init__(self) -> None:
-        check_number("step_size", self.step_size, 0)
-        check_number("steps_per_level", self.steps_per_level, 1)
 
     def init(self, x: Array) -> State:
         return State(x)
@@ -106,42 +89,29 @@ class AnnealedLangevin:
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
     ) -> State:
-        sigma = self.schedule.sigma(s)
-        last = sigma == 0
-        time = jnp.where(last, t, s)
-        sigma = self.schedule.sigma(time)
-
-        def size(eps: Array, z: Array) -> Array:
-            return 0.5 * self.step_size * jnp.square(sigma)
-
-        def predict(x: Array) -> Array:
-            return denoise(x, time).eps
-
-        x = walk(key, state.x, sigma, predict, size, self.steps_per_level, temperature, self.noise)
-        data = denoise_unless(~last, denoise, x, time, Prediction(x, x)).x0
-        return State(jnp.where(expand(last, x) > 0, data, x))
+        x = state.x
+        return State(denoise_unless(self.schedule.sigma(s) > 0, denoise, x, t, Prediction(x, jnp.zeros_like(x))).x0)
 
 
-def walk(
-    key: Array,
-    x: Array,
-    sigma: Array,
-    predict: Callable[[Array], Array],
-    size: Callable[[Array, Array], Array],
-    steps: int,
-    temperature: Array | float,
-    noise: Noise,
-) -> Array:
-    """`steps` times `x <- x - e eps / sigma + temperature sqrt(2 e) z`, with `e = size(eps, z)`, a scalar or `[B]`."""
-    keys = per_example(key, x.shape[0])
+def AnnealedLangevin(schedule: Schedule, *, step_size: Array | float = 0.2, steps_per_level: int = 100) -> Chain:
+    """At each noise level s: `steps_per_level` times x <- x + (a / 2) g + sqrt(a) z, with a = step_size sigma_s^2.
 
-    def body(x: Array, i: Array) -> tuple[Array, None]:
-        eps, z = predict(x), noise(fold_in(keys, i), x.shape).astype(x.dtype)
-        e = size(eps, z)
-        return x + expand(-e / sigma, x) * eps + expand(temperature * safe_sqrt(2 * e), x) * z, None
+    That is `LangevinCorrector` with snr = sqrt(step_size) / 2, without a predictor: x goes from one level to the next
+    as it is, so take many levels. A step that ends at sigma = 0 is `LastDenoising`.
 
-    return jax.lax.scan(body, x, jnp.arange(steps))[0]
+    Args:
+      schedule: gives sigma.
+      step_size: in units of sigma^2; NCSN's epsilon / sigma_L^2 = 2e-5 / 0.01^2.
+      steps_per_level: NCSN's T.
 
+    Raises:
+      InputError: a negative step size, or no steps.
 
-def _squared_norm(x: Array) -> Array:
-    return jnp.sum(jnp.square(as_float(x)), axis=range(1, x.ndim))
+    >>> from jaxdiff.schedules import VE
+    >>> round(float(AnnealedLangevin(VE()).samplers[0].snr), 4)
+    0.2236
+
+    Source: Song & Ermon 2019 (arXiv 1907.05600), Algorithm 1.
+    """
+    check_number("step_size", step_size, 0)
+    return Chain((LangevinCorrector(schedule, jnp.sqrt(step_size) / 2, steps_per_level), LastDenoising(schedule)))

@@ -90,7 +90,7 @@ class PNDM:
     (55, -59, 37, -9) / 24, and Heun's for the first step, which has a second call.
 
     The weights suppose steps that are equal in time: give it a uniform grid. Until there are four slopes it uses the
-    lower orders' weights.
+    lower orders' weights. A step that ends at sigma = 0 is Euler's.
 
     Attributes:
       schedule: gives alpha and sigma.
@@ -121,4 +121,5 @@ class PNDM:
             weight = jnp.asarray([0.0] + [row[j] if j < len(row) else 0.0 for row in ADAMS_BASHFORTH])
             b = weight[jnp.minimum(state.steps, 4)]
             change = change + expand(b, x) * (state.values[j] - state.values[0])
-        return state._replace(x=x + expand(scale * (end - clock), x) * change)
+        reach = jnp.where(self.schedule.sigma(s) == 0, 0, scale * (end - clock))
+        return state._replace(x=x + expand(reach, x) * change)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,8 @@ class MALA:
     log_density: Callable[[Array, Array], Array] = dataclasses.field(metadata={"static": True})
     step_size: Array | float = 0.1
     steps_per_level: int = dataclasses.field(default=1, metadata={"static": True})
+
+    random: ClassVar[bool] = True  # it draws, though not by a `noise`
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, 0)

@@ -1,6 +1,7 @@
 """Noise round any solver: `Ancestral` steps too far and renoises, `Churn` renoises and then steps further."""
 
 import dataclasses
+import inspect
 import math
 from typing import Any
 
@@ -9,15 +10,37 @@ import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
 from jaxdiff.process import q_transition
-from jaxdiff.samplers.base import check_number
+from jaxdiff.samplers.base import State, check_number, draws_noise
 from jaxdiff.samplers.runge_kutta import Heun
-from jaxdiff.schedules import expand, half_log_snr, time_at_log_snr
+from jaxdiff.schedules import expand, half_log_snr, require, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, HasX, Noise, Schedule
+
+
+class _Round:
+    """What both have in common: the inner sampler's schedule and state."""
+
+    sampler: Any
+
+    @property
+    def schedule(self) -> Schedule:
+        """The inner sampler's."""
+        schedule: Schedule = self.sampler.schedule
+        return schedule
+
+    def init(self, x: Array) -> HasX:
+        state: HasX = self.sampler.init(x)
+        return state
+
+
+def _check_inner(sampler: Any) -> None:
+    if hasattr(sampler, "init"):  # not while JAX takes the tree apart
+        fit = inspect.signature(sampler.init).return_annotation is State and not draws_noise(sampler)
+        require(fit, f"{type(sampler).__name__} draws noise or has a history; expected DDIM, Heun, DPM2 or such")
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Ancestral:
+class Ancestral(_Round):
     """The inner sampler goes from t to an earlier `down` < s, and fresh noise brings x back up to s:
 
         std = eta sigma_s sqrt(1 - e^{-2 h}),        (sigma / alpha)_down^2 = (sigma_s^2 - std^2) / alpha_s^2
@@ -31,7 +54,7 @@ class Ancestral:
       noise: what is drawn, `(key, shape) -> noise`.
 
     Raises:
-      InputError: eta outside [0, 1].
+      InputError: eta outside [0, 1]; an inner sampler that draws noise or has a history.
 
     >>> from jaxdiff.schedules import linear
     >>> Ancestral(DPM2(linear())).eta
@@ -46,16 +69,7 @@ class Ancestral:
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0, 1)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The inner sampler's."""
-        schedule: Schedule = self.sampler.schedule
-        return schedule
-
-    def init(self, x: Array) -> HasX:
-        state: HasX = self.sampler.init(x)
-        return state
+        _check_inner(self.sampler)
 
     def step(
         self, key: Array, state: Any, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
@@ -72,7 +86,7 @@ class Ancestral:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Churn:
+class Churn(_Round):
     """Fresh noise takes x from t up to `(sigma / alpha)_up = (1 + gamma) (sigma / alpha)_t`, the inner sampler to s.
 
     Of `Heun` it is EDM's stochastic sampler.
@@ -87,7 +101,7 @@ class Churn:
       noise: what is drawn, `(key, shape) -> noise`.
 
     Raises:
-      InputError: gamma or S_noise below 0.
+      InputError: gamma or S_noise below 0; an inner sampler that draws noise or has a history.
 
     >>> from jaxdiff.schedules import linear
     >>> Churn(Heun(linear()), gamma=0.2).S_noise
@@ -106,16 +120,7 @@ class Churn:
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, 0)
         check_number("S_noise", self.S_noise, 0)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The inner sampler's."""
-        schedule: Schedule = self.sampler.schedule
-        return schedule
-
-    def init(self, x: Array) -> HasX:
-        state: HasX = self.sampler.init(x)
-        return state
+        _check_inner(self.sampler)
 
     def step(
         self, key: Array, state: Any, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

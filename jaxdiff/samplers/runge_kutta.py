@@ -12,7 +12,6 @@ solver adds to it its correction of the slope.
 """
 
 import dataclasses
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +21,21 @@ from jaxdiff.schedules import expand, half_log_snr, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, Prediction, Schedule
 
 
-def straight_weight(schedule: Schedule) -> float:
+def straight_weight(schedule: Schedule) -> Array:
     """w: 0, or 1 for a schedule that ends with next to no signal, alpha(1) < sigma(1) / 1000."""
-    return _straight_weight(schedule)  # type: ignore[arg-type]  # the protocol says: hashable by value
-
-
-@lru_cache
-def _straight_weight(schedule: Schedule) -> float:
-    with jax.ensure_compile_time_eval():
-        end = jnp.ones((), jnp.float32)
-        return float(schedule.alpha(end) < schedule.sigma(end) / 1000)
+    end = jnp.ones((), jnp.float32)
+    return jnp.where(schedule.alpha(end) < schedule.sigma(end) / 1000, 1.0, 0.0)
 
 
 def slope(prediction: Prediction, *, schedule: Schedule) -> Array:
     """`eps - w x0`, the derivative of `x_t / scale` by the clock."""
-    w = straight_weight(schedule)
-    return prediction.eps - w * prediction.x0 if w else prediction.eps
+    return prediction.eps - straight_weight(schedule).astype(prediction.x0.dtype) * prediction.x0
 
 
 def scale_clock(t: Array, *, schedule: Schedule) -> tuple[Array, Array]:
     """`alpha + w sigma` and `sigma / (alpha + w sigma)`, in the shape of t."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    scale = alpha + straight_weight(schedule) * sigma
+    scale = alpha + straight_weight(schedule).astype(sigma.dtype) * sigma
     return scale, sigma / scale
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.typing import Array, Denoiser, Prediction
+from jaxdiff.typing import Array, Denoiser, Prediction, Schedule
 
 
 class SelfConditioningState(NamedTuple):
@@ -41,6 +41,11 @@ class SelfConditioning:
     """
 
     sampler: Any
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The inner sampler's, if it has one."""
+        return getattr(self.sampler, "schedule", None)
 
     def init(self, x: Array) -> SelfConditioningState:
         return SelfConditioningState(x, self.sampler.init(x), jnp.zeros_like(x))
