@@ -2,6 +2,8 @@
 
 import ast
 import json
+import keyword
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +139,40 @@ def test_rooms_stay_small():
     for path in FILES:
         limit = 400 if room(path) in ("models",) else 350
         assert len(path.read_text().splitlines()) <= limit, path
+
+
+def test_samplers_are_short():
+    for path in (ROOT / "jaxdiff" / "samplers").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 200, path
+
+
+def code_lines(path):
+    """Each class and function of a file as its lines of code, names and numbers aside; no docstrings, no comments."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    skip = set()
+    for node in ast.walk(tree):
+        first = node.body[0] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            skip |= set(range(first.lineno, first.end_lineno + 1))
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            numbered = list(enumerate(text.splitlines(), 1))[start - 1 : node.end_lineno]
+            lines = [line.strip() for i, line in numbered if i not in skip and line.strip() and line.strip()[0] != "#"]
+            named = [
+                re.sub(r"[A-Za-z_]\w*", lambda m: m[0] if keyword.iskeyword(m[0]) else "N", line) for line in lines
+            ]
+            yield (
+                f"{path.name}:{node.name}",
+                [re.sub(r"\b\d[\d.e-]*", "0", re.sub(r"\"[^\"]*\"", "S", n)) for n in named],
+            )
+
+
+def test_no_two_samplers_share_more_than_six_lines():
+    paths = sorted((ROOT / "jaxdiff" / "samplers").glob("*.py"))
+    runs = {}
+    for name, lines in (pair for path in paths for pair in code_lines(path)):
+        for i in range(len(lines) - 6):
+            runs.setdefault(tuple(lines[i : i + 7]), set()).add(name)
+    assert {run: names for run, names in runs.items() if len(names) > 1} == {}

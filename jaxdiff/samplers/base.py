@@ -1,5 +1,6 @@
 """The one loop of the package, and what samplers share: states, histories, and the skipping of calls."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,17 @@ class State(NamedTuple):
     """The state of a one-step sampler: the current `x_t`."""
 
     x: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """What samplers without a history have in common: a schedule, static, and a state that is x alone."""
+
+    schedule: Schedule = dataclasses.field(metadata={"static": True})
+
+    def init(self, x: Array) -> State:
+        """The state at the start of the grid."""
+        return State(x)
 
 
 class History(NamedTuple):

@@ -8,14 +8,14 @@ import numpy as np
 
 from jaxdiff.noise import white_noise
 from jaxdiff.process import transition
-from jaxdiff.samplers.base import State, check_number, check_times, euler_step, run
+from jaxdiff.samplers.base import OneStep, State, check_number, check_times, euler_step, run
 from jaxdiff.schedules import alpha_sigma, check_monotone, expand, safe_sqrt
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DDIM:
+class DDIM(OneStep):
     """`x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + temperature std z`, `std = eta (sigma_s / sigma_t) sigma_ts`.
 
     With eta = 1 this is `DDPM(variance="fixed_small")` (on schedules with sigma(0) = 0; else this one adds noise in the
@@ -36,15 +36,11 @@ class DDIM:
     Source: Song et al. 2021 (arXiv 2010.02502), eq. 12 and 16.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     eta: Array | float = 0.0
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0, 1)
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
@@ -92,14 +88,9 @@ def EulerAncestral(schedule: Schedule, eta: Array | float = 1.0) -> DDIM:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Inverse:
+class _Inverse(OneStep):
     """DDIM's step away from the data, to s > t. From sigma_t = 0, where x is x0 and eps is not known, eps is that of
     alpha_s x at s."""
-
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

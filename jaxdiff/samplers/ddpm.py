@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
 from jaxdiff.process import Variance, check_variance, q_posterior, reverse_log_var
-from jaxdiff.samplers.base import State
+from jaxdiff.samplers.base import OneStep, State
 from jaxdiff.schedules import expand
-from jaxdiff.typing import Array, Denoiser, Noise, Schedule
+from jaxdiff.typing import Array, Denoiser, Noise
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DDPM:
+class DDPM(OneStep):
     """`x_s = mean of q(x_s | x_t, x0) + temperature * std * z`, no noise in a step that ends at s = 0.
 
     Attributes:
@@ -39,15 +39,11 @@ class DDPM:
     (arXiv 2102.09672), eq. 15.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     variance: Variance = dataclasses.field(default="fixed_small", metadata={"static": True})
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

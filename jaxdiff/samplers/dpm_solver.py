@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.noise import white_noise
-from jaxdiff.samplers.base import History, State, check_choice, check_number, concrete, denoise_unless, euler_step
+from jaxdiff.samplers.base import (
+    History,
+    OneStep,
+    State,
+    check_choice,
+    check_number,
+    concrete,
+    denoise_unless,
+    euler_step,
+)
 from jaxdiff.samplers.exponential import Predict, frame, linear_step, phi, span
 from jaxdiff.schedules import expand, safe_sqrt, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
@@ -95,7 +104,7 @@ class DPMSolverMultistep:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DPMSolverSinglestep:
+class DPMSolverSinglestep(OneStep):
     """A Runge-Kutta step in log-SNR: `order` calls a step, at equal fractions of it, and no history.
 
     Order 2 is `x_s = linear step with m(lambda_t + h / 2)`; order 3 has its calls at h / 3 and 2 h / 3.
@@ -115,16 +124,12 @@ class DPMSolverSinglestep:
     Source: Lu et al. 2022a (arXiv 2206.00927), Algorithms 1 and 2; Lu et al. 2022b (arXiv 2211.01095), Algorithm 1.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     order: int = dataclasses.field(default=2, metadata={"static": True})
     predict: Predict = dataclasses.field(default="x0", metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_choice("order of DPMSolverSinglestep", self.order, (2, 3))
         check_choice("predict", self.predict, get_args(Predict))
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.noise import fold_in, per_example, white_noise
-from jaxdiff.samplers.base import State, check_number, denoise_unless
+from jaxdiff.samplers.base import OneStep, State, check_number, denoise_unless
 from jaxdiff.samplers.chain import Chain
 from jaxdiff.schedules import expand
 from jaxdiff.typing import Array, Denoiser, Noise, Prediction, Schedule
@@ -14,7 +14,7 @@ from jaxdiff.typing import Array, Denoiser, Noise, Prediction, Schedule
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LangevinCorrector:
+class LangevinCorrector(OneStep):
     """`steps_per_level` times x <- x - (e / sigma_s) eps + sqrt(2 e) z at time s, with e = 2 (snr sigma_s)^2.
 
     For small steps it leaves q(x_s) as it is: put it behind a predictor, `Chain((DDPM(schedule),
@@ -40,7 +40,6 @@ class LangevinCorrector:
     Source: Song et al. 2021 (arXiv 2011.13456), Algorithms 4 and 5 (without the factor 1 - beta of the latter).
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     snr: Array | float = 0.16
     steps_per_level: int = dataclasses.field(default=1, metadata={"static": True})
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
@@ -48,9 +47,6 @@ class LangevinCorrector:
     def __post_init__(self) -> None:
         check_number("snr", self.snr, 0)
         check_number("steps_per_level", self.steps_per_level, 1)
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
@@ -68,7 +64,7 @@ class LangevinCorrector:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LastDenoising:
+class LastDenoising(OneStep):
     """In a step that ends at sigma = 0 the prediction x0, with x taken to be still at t; else nothing.
 
     Attributes:
@@ -80,11 +76,6 @@ class LastDenoising:
 
     Source: Jolicoeur-Martineau et al. 2021 (arXiv 2009.05475), section 3.1.
     """
-
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
@@ -114,4 +105,4 @@ def AnnealedLangevin(schedule: Schedule, *, step_size: Array | float = 0.2, step
     Source: Song & Ermon 2019 (arXiv 1907.05600), Algorithm 1.
     """
     check_number("step_size", step_size, 0)
-    return Chain((LangevinCorrector(schedule, jnp.sqrt(step_size) / 2, steps_per_level), LastDenoising(schedule)))
+    return Chain((LangevinCorrector(schedule, step_size**0.5 / 2, steps_per_level), LastDenoising(schedule)))

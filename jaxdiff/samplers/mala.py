@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.noise import per_example
-from jaxdiff.samplers.base import State, check_number
+from jaxdiff.samplers.base import OneStep, State, check_number
 from jaxdiff.schedules import expand
-from jaxdiff.typing import Array, Denoiser, InputError, Schedule
+from jaxdiff.typing import Array, Denoiser, InputError
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MALA:
+class MALA(OneStep):
     """`steps_per_level` Metropolis-adjusted Langevin steps of size `step_size sigma_s^2` at time s.
 
     They leave q(x_s) exactly as it is, which no unadjusted step of finite size does.
@@ -40,7 +40,6 @@ class MALA:
     Source: Roberts & Tweedie 1996; Du et al. 2023 (arXiv 2302.11552), section 4, for diffusion.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     log_density: Callable[[Array, Array], Array] = dataclasses.field(metadata={"static": True})
     step_size: Array | float = 0.1
     steps_per_level: int = dataclasses.field(default=1, metadata={"static": True})
@@ -50,9 +49,6 @@ class MALA:
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, 0)
         check_number("steps_per_level", self.steps_per_level, 1)
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 
 from jaxdiff.ode import Solver, solve
-from jaxdiff.samplers.base import State
-from jaxdiff.typing import Array, Denoiser, Schedule
+from jaxdiff.samplers.base import OneStep, State
+from jaxdiff.typing import Array, Denoiser
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ODE:
+class ODE(OneStep):
     """From t to s by as many steps of an adaptive solver as the tolerance asks for; see `jaxdiff.ode.solve`.
 
     It chooses its own times, so the grid `[1.0, 0.0]` is all it needs; one with more times says where to stop on the
@@ -38,15 +38,11 @@ class ODE:
     Source: Song et al. 2021 (arXiv 2011.13456), section 4.3.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     rtol: Array | float = 1e-5
     atol: Array | float = 1e-5
     end: Array | float = 1e-5
     solver: Solver = dataclasses.field(default="Tsit5", metadata={"static": True})
     max_steps: int = dataclasses.field(default=4096, metadata={"static": True})
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

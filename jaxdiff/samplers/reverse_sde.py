@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
-from jaxdiff.samplers.base import State, check_number, euler_step
+from jaxdiff.samplers.base import OneStep, State, check_number, euler_step
 from jaxdiff.schedules import d_alpha, d_sigma, diffusion, expand, safe_sqrt
-from jaxdiff.typing import Array, Denoiser, Noise, Schedule
+from jaxdiff.typing import Array, Denoiser, Noise
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(OneStep):
     """One step of the reverse SDE, from t to s with d = t - s:
 
         x_s = x_t - d (alpha' x0 + sigma' eps) - d eta^2 g^2 / (2 sigma) eps + eta g sqrt(d) z
@@ -38,15 +38,11 @@ class EulerMaruyama:
     Source: Song et al. 2021 (arXiv 2011.13456), eq. 6 and 13; eta: Karras et al. 2022 (arXiv 2206.00364), eq. 6.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
     eta: Array | float = 1.0
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0)
-
-    def init(self, x: Array) -> State:
-        return State(x)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

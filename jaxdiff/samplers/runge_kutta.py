@@ -16,7 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.samplers.base import State, at_an_end, denoise_unless, euler_step
+from jaxdiff.samplers.base import OneStep, State, at_an_end, denoise_unless, euler_step
 from jaxdiff.schedules import expand, half_log_snr, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, Prediction, Schedule
 
@@ -48,7 +48,7 @@ def corrected(first: Prediction, change: Array, weight: Array | float, t: Array,
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Heun:
+class Heun(OneStep):
     """The trapezoidal rule: an Euler step to s, then the mean of the slopes at both ends; order 2, two calls.
 
         x_s = scale_s (x_t / scale_t + (c_s - c_t) (slope_t + slope'_s) / 2)
@@ -65,11 +65,6 @@ class Heun:
     Source: Karras et al. 2022 (arXiv 2206.00364), Algorithm 1.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
-
-    def init(self, x: Array) -> State:
-        return State(x)
-
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
     ) -> State:
@@ -82,7 +77,7 @@ class Heun:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DPM2:
+class DPM2(OneStep):
     """The midpoint rule, with the middle in log-SNR: the slope there carries x from t to s; order 2, two calls.
 
     A step that starts at alpha = 0 or ends at sigma = 0, where log-SNR has no middle, is Euler's, with one call.
@@ -98,17 +93,12 @@ class DPM2:
     (arXiv 2206.00927), as in k-diffusion.
     """
 
-    schedule: Schedule = dataclasses.field(metadata={"static": True})
-
-    def init(self, x: Array) -> State:
-        return State(x)
-
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
     ) -> State:
+        end = at_an_end(t, s, schedule=self.schedule)
         first = denoise(state.x, t)
         log_snr = half_log_snr(t, schedule=self.schedule) + half_log_snr(s, schedule=self.schedule)
-        end = at_an_end(t, s, schedule=self.schedule)
         middle = jnp.where(end, t, time_at_log_snr(log_snr, schedule=self.schedule))
         there = euler_step(first, middle, schedule=self.schedule)
         second = denoise_unless(end, denoise, there, middle, first)
