@@ -147,7 +147,7 @@ def test_guidance_changes_what_is_sampled_and_one_is_the_conditional_model():
         build.init_params(CONFIG, SPEC, jax.random.key(0)),
     )
     schedule = build.schedule(CONFIG.diffusion)
-    sampler, times = build.sampler(CONFIG.sample, schedule), jnp.asarray(build.times(CONFIG.sample, schedule))
+    sampler, times = build.sampler(CONFIG, schedule), jnp.asarray(build.times(CONFIG.sample, schedule))
     args = (jax.random.key(0), jnp.arange(3), jnp.array([1, 5, 7]), sampler, times)
     none, one, three = (
         sampling.generator(CONFIG, SPEC)(params, *args, w, jnp.float32(1.0))

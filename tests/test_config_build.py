@@ -69,14 +69,15 @@ def test_every_sampler_by_name_with_its_options(name):
     make = samplers.SAMPLERS[name]
     options = {"eta": 0.5, "variance": "fixed_large", "steps": 10}
     own = {option: value for option, value in options.items() if option in inspect.signature(make).parameters}
+    ends = {"end": 1 / 1000} if name == "ode" else {}  # a table's network knows no earlier time
     config = Config(sample=Sample(sampler=name, **options))
     if name in ("dpm_solver", "dpm_solver_3"):
         with pytest.raises(InputError, match="eta 0.5: the SDE solver follows x0"):
             build.sampler(config, schedule)
     else:
-        assert build.sampler(config, schedule) == make(schedule, **own)
+        assert build.sampler(config, schedule) == make(schedule, **own, **ends)
     unset = Config(sample=Sample(sampler=name, steps=10))  # each keeps its own defaults
-    assert build.sampler(unset, schedule) == make(schedule, **({"steps": 10} if "steps" in own else {}))
+    assert build.sampler(unset, schedule) == make(schedule, **({"steps": 10} if "steps" in own else {}), **ends)
 
 
 DIGITS = build.Spec((8, 8, 1), 10)

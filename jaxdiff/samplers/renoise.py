@@ -56,6 +56,7 @@ class Ancestral(_Round):
     Raises:
       InputError: eta outside [0, 1]; an inner sampler that draws noise or has a history.
 
+    >>> from jaxdiff.samplers import DPM2
     >>> from jaxdiff.schedules import linear
     >>> Ancestral(DPM2(linear())).eta
     1.0
