@@ -109,10 +109,12 @@ def test_pndm(options, first):
     paper has three Runge-Kutta steps of four calls and latent diffusion one of Heun's, of two calls.
 
     diffusers counts those two calls as two steps, the first one an Euler step. It deviates further with kind "v", in
-    that it adds up the outputs of several times before it makes eps of the sum; we add up eps.
+    that it adds up the outputs of several times before it makes eps of the sum; we add up eps. A last step to sigma = 0
+    is Euler's here, so that point data is hit exactly, and of four slopes there: that state is not compared.
     """
     case = make(diffusers.PNDMScheduler, skip_prk_steps=True, **first, **options)
     times = np.unique(case.times)[::-1]
     calls = np.insert(times, 1, times[1])
     case.scheduler.timesteps = torch.tensor(np.rint(calls[:-1] * T) - 1).long()
-    assert_agree(ours(case, PNDM(case.schedule), times=times), theirs(case._replace(times=calls))[1:])
+    end = -1 if times[-1] == 0 else None
+    assert_agree(ours(case, PNDM(case.schedule), times=times)[:end], theirs(case._replace(times=calls))[1:][:end])
