@@ -305,11 +305,10 @@ def sampler(config: Config, alphas: Schedule) -> Any:
         raise InputError(f"--sample.variance {sample.variance}: this network {found}")
     make = named(samplers.SAMPLERS, sample.sampler, "sampler")
     given = vars(sample) | ({"variance": sample.variance or "learned_range"} if learned else {})
-    if sample.sampler == "ode":
-        if importlib.util.find_spec("diffrax") is None:
-            raise InputError("--sample.sampler ode needs diffrax: pip install 'jaxdiff[ode]'")
-        if isinstance(alphas, schedules.Discrete):  # its network knows no earlier time
-            given |= {"end": 1 / alphas.T}
+    if isinstance(alphas, schedules.Discrete):
+        given |= {"end": 1 / alphas.T}  # the earliest time that its network knows
+    if sample.sampler == "ode" and importlib.util.find_spec("diffrax") is None:
+        raise InputError("--sample.sampler ode needs diffrax: pip install 'jaxdiff[ode]'")
     options = [name for name in inspect.signature(make).parameters if given.get(name) is not None]
     return make(alphas, **{name: given[name] for name in options})
 

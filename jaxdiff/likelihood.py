@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.likelihood_terms import bits_per_dim, gaussian_log_prob, prior_term, vlb_term
+from jaxdiff.likelihood_terms import bits_per_dim, gaussian_log_prob, prior_term, total, vlb_term
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.ode import Solver, integrate, scale_clock, straight_slope
 from jaxdiff.process import Variance, q_sample
@@ -191,9 +191,9 @@ def ode(
     def with_trace(y: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
         rate, derivative = jax.linearize(lambda z: slope(z, t), y[0])
         if v is not None:
-            return rate, _sum(v * derivative(v))
+            return rate, total(v * derivative(v))
         basis = jnp.eye(math.prod(x.shape[1:]), dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-        diagonal = jax.vmap(lambda e: _sum(e * derivative(jnp.broadcast_to(e, x.shape))))(basis)
+        diagonal = jax.vmap(lambda e: total(e * derivative(jnp.broadcast_to(e, x.shape))))(basis)
         return rate, diagonal.sum(0)
 
     times = as_float(start), jnp.ones_like(as_float(start))
@@ -205,16 +205,12 @@ def ode(
     latent = expand(last_scale, z) * z
     if prior_log_density is None:
         log_std = jnp.log(schedule.sigma(times[1])).astype(x.dtype)
-        log_prior = _sum(gaussian_log_prob(latent, jnp.zeros_like(latent), log_std))
+        log_prior = total(gaussian_log_prob(latent, jnp.zeros_like(latent), log_std))
     else:
         log_prior = prior_log_density(latent)
     stretch = math.prod(x.shape[1:]) * jnp.log(last_scale / scale).astype(x.dtype)
     log_density = log_prior + change + stretch
     return Density(log_density, bits_per_dim(-log_density, x.shape), latent, nfe)
-
-
-def _sum(x: Array) -> Array:
-    return jnp.sum(x, axis=range(1, x.ndim))
 
 
 def _require_floats(x: Array) -> None:

@@ -105,7 +105,7 @@ def prior_term(x0: Array, *, schedule: Schedule) -> Array:
     x0 = as_float(x0)
     one = jnp.ones((), x0.dtype)
     alpha, log_var = schedule.alpha(one), 2 * jnp.log(schedule.sigma(one))
-    return bits_per_dim(_total(gaussian_kl(alpha * x0, log_var, 0.0, log_var)), x0.shape)
+    return bits_per_dim(total(gaussian_kl(alpha * x0, log_var, 0.0, log_var)), x0.shape)
 
 
 def vlb_term(
@@ -157,8 +157,9 @@ def vlb_term(
     mean = jnp.where(expand(last, x0) == 1, mean, jax.lax.stop_gradient(x0))
     decoder = gaussian_log_prob if bins is None else partial(discretised_gaussian_log_prob, bins=bins)
     nll = -decoder(x0, mean, 0.5 * log_var)
-    return bits_per_dim(jnp.where(last, _total(nll), _total(kl)), x0.shape)
+    return bits_per_dim(jnp.where(last, total(nll), total(kl)), x0.shape)
 
 
-def _total(x: Array) -> Array:
+def total(x: Array) -> Array:
+    """The sum over the dimensions of each example, `[B]`."""
     return jnp.sum(x, axis=range(1, x.ndim))

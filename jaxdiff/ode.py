@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.schedules import as_float, expand, require, time_at_log_snr
+from jaxdiff.schedules import as_float, check_choice, expand, require, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, InputError, PyTree, Schedule
 
 Solver = Literal["Tsit5", "Dopri5"]
@@ -106,15 +106,16 @@ def solve(
     return Solution((expand(last_scale, z) * z).astype(x.dtype), nfe + one + another)
 
 
-def scale_clock(t: Array, *, schedule: Schedule) -> tuple[Array, Array]:
-    """`scale = alpha + sigma` and `tau = sigma / scale`, from 0 (data) to 1 (noise), in the shape of t.
+def scale_clock(t: Array, *, schedule: Schedule, w: Array | float = 1.0) -> tuple[Array, Array]:
+    """`scale = alpha + w sigma` and `sigma / scale`, in the shape of t; with w = 1 that is tau, from 0 (data) to 1.
 
     >>> from jaxdiff.schedules import Flow
     >>> [float(a) for a in scale_clock(jnp.float32(0.25), schedule=Flow())]
     [1.0, 0.25]
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    return alpha + sigma, sigma / (alpha + sigma)
+    scale = alpha + w * sigma
+    return scale, sigma / scale
 
 
 def time_at_clock(tau: Array, *, schedule: Schedule) -> Array:
@@ -184,7 +185,7 @@ def integrate(
         raise InputError(
             "the adaptive ODE needs diffrax, which is not installed: pip install 'jaxdiff[ode]'"
         ) from error
-    require(solver in get_args(Solver), f"unknown solver {solver!r}; expected one of {', '.join(get_args(Solver))}")
+    check_choice("solver", solver, get_args(Solver))
     dtype = jax.tree.leaves(y)[0].dtype
     start, reach = start.astype(dtype), (stop - start).astype(dtype)
 

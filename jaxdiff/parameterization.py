@@ -16,8 +16,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from jaxdiff.process import transition
-from jaxdiff.schedules import as_float, d_alpha, d_sigma, expand
-from jaxdiff.typing import Array, InputError, Prediction, Schedule
+from jaxdiff.schedules import as_float, check_choice, d_alpha, d_sigma, expand
+from jaxdiff.typing import Array, Prediction, Schedule
 
 Coefficients = tuple[Array, Array]
 Row = Callable[[Array, Schedule], Coefficients]
@@ -118,8 +118,8 @@ def coefficients(t: Array, *, kind: Kind, schedule: Schedule) -> Coefficients:
     >>> float(a), float(b)
     (-1.0, 1.0)
     """
-    if isinstance(kind, str) and kind not in KINDS:
-        raise InputError(f"unknown prediction kind {kind!r}; expected one of {', '.join(KINDS)}")
+    if isinstance(kind, str):
+        check_choice("prediction kind", kind, KINDS)
     row = KINDS[kind] if isinstance(kind, str) else kind
     return row(as_float(t), schedule)
 

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
-from jaxdiff.schedules import alpha_sigma, as_float, expand, require, safe_sqrt
+from jaxdiff.schedules import alpha_sigma, as_float, check_choice, expand, safe_sqrt
 from jaxdiff.typing import Array, InputError, Noise, Prediction, Schedule
 
 Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
@@ -115,8 +115,7 @@ def q_posterior(x_t: Array, x0: Array, s: Array, t: Array, *, schedule: Schedule
 
 def check_variance(variance: str) -> None:
     """Refuse a variance that is not one of `Variance`."""
-    names = get_args(Variance)
-    require(variance in names, f"unknown variance {variance!r}; expected one of {', '.join(names)}")
+    check_choice("variance", variance, get_args(Variance))
 
 
 def posterior_log_var(s: Array, t: Array, *, schedule: Schedule) -> Array:

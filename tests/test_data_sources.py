@@ -9,19 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from tiny import GREY, LABELS, RGB, everything
 
 from jaxdiff.data import ArraySource, Unlabelled, array_file, digits
 from jaxdiff.typing import InputError
-
-rng = np.random.default_rng(0)
-GREY = rng.integers(0, 256, (7, 5, 6, 1), np.uint8)
-RGB = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
-LABELS = np.array([0, 3, 1, 2, 1, 3, 0])
-
-
-def everything(source):
-    return source.gather(np.arange(len(source)))
-
 
 # --- digits ---------------------------------------------------------------------------------------------------------
 

@@ -12,19 +12,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tiny import GREY, LABELS, RGB, everything, rng
 
 from jaxdiff.data import ArraySource, array_file, batches, tfds_images
 from jaxdiff.data import tfds as room
 from jaxdiff.typing import InputError
-
-rng = np.random.default_rng(0)
-GREY = rng.integers(0, 256, (7, 5, 6, 1), np.uint8)
-RGB = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
-LABELS = np.array([0, 3, 1, 2, 1, 3, 0])
-
-
-def everything(source):
-    return source.gather(np.arange(len(source)))
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -1,4 +1,6 @@
-"""The smallest run that goes through everything: real digits, a U-Net of one level, six steps."""
+"""The smallest run that goes through everything (real digits, a U-Net of one level, six steps), and seven images."""
+
+import numpy as np
 
 CONFIG = """
 from jaxdiff.config import Config, Log, Model, Optim, Sample, Train
@@ -11,3 +13,13 @@ config = Config(
     log=Log(every=1, samples=10, samples_every=3, checkpoint_every=2, keep=2),
 )
 """
+
+rng = np.random.default_rng(0)
+GREY = rng.integers(0, 256, (7, 5, 6, 1), np.uint8)
+RGB = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
+LABELS = np.array([0, 3, 1, 2, 1, 3, 0])
+
+
+def everything(source):
+    """All of a data source at once."""
+    return source.gather(np.arange(len(source)))

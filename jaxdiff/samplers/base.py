@@ -1,7 +1,7 @@
 """The one loop of the package, and what samplers share: states, histories, and the skipping of calls."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,12 +103,6 @@ def check_number(name: str, value: Any, low: float, high: float = np.inf) -> Non
     if values is not None and not np.all((values >= low) & (values <= high)):
         expected = f"{low} or more" if high == np.inf else f"{low} to {high}"
         raise InputError(f"{name}: expected {expected}, got {value}")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise `InputError` for a value that is none of the choices."""
-    if value not in choices:
-        raise InputError(f"unknown {name} {value!r}; expected one of {', '.join(map(str, choices))}")
 
 
 def sample(

@@ -12,14 +12,13 @@ from jaxdiff.samplers.base import (
     History,
     OneStep,
     State,
-    check_choice,
     check_number,
     concrete,
     denoise_unless,
     euler_step,
 )
 from jaxdiff.samplers.exponential import Predict, frame, linear_step, phi, span
-from jaxdiff.schedules import expand, safe_sqrt, time_at_log_snr
+from jaxdiff.schedules import check_choice, expand, safe_sqrt, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
 
 
@@ -78,9 +77,8 @@ class DPMSolverMultistep:
         # In an infinite step an SDE replaces all the noise.
         noisy = jnp.where(jnp.asarray(self.eta) > 0, 1.0, 0.0)
         fresh = jnp.where(end, noisy, -jnp.expm1(-2 * self.eta * h))
-        kept = expand(self.schedule.sigma(s) * (1 - noisy), x)
-        at_end = expand(self.schedule.alpha(s), x) * prediction.x0 + kept * prediction.eps
-        x = jnp.where(expand(end, x) > 0, at_end, x)
+        kept = prediction._replace(eps=expand(1 - noisy, x) * prediction.eps)
+        x = jnp.where(expand(end, x) > 0, euler_step(kept, s, schedule=self.schedule), x)
         std = self.schedule.sigma(s) * safe_sqrt(fresh)
         return state._replace(x=x + expand(temperature * std, x) * self.noise(key, x.shape).astype(x.dtype))
 

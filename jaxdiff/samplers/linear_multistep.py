@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.samplers.base import History, check_choice, denoise_unless, euler_step
-from jaxdiff.samplers.runge_kutta import scale_clock, slope
-from jaxdiff.schedules import expand
+from jaxdiff.samplers.base import History, denoise_unless, euler_step
+from jaxdiff.samplers.runge_kutta import corrected, scale_clock, slope
+from jaxdiff.schedules import check_choice, expand
 from jaxdiff.typing import Array, Denoiser, Schedule
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -58,29 +58,26 @@ class LMS:
         state = state.push(slope(prediction, schedule=self.schedule), clock)
         scale, end = scale_clock(s, schedule=self.schedule)
         usable = jnp.where(self.schedule.sigma(s) == 0, 1, jnp.minimum(state.steps, self.order))
-        rows = [_lagrange_integrals(state.clocks[:k], end) for k in range(1, self.order + 1)]
         x = euler_step(prediction, s, schedule=self.schedule)
         for j in range(1, self.order):
-            weight = sum(jnp.where(usable == k, rows[k - 1][j], 0) for k in range(j + 1, self.order + 1))
+            orders = range(j + 1, self.order + 1)
+            weight = sum(jnp.where(usable == k, _lagrange_integral(state.clocks[:k], j, end), 0) for k in orders)
             x = x + expand(scale * weight, x) * (state.values[j] - state.values[0])
         return state._replace(x=x)
 
 
-def _lagrange_integrals(nodes: tuple[Array, ...], end: Array) -> list[Array]:
-    """The integral from nodes[0] to `end` of each of the Lagrange polynomials of up to four nodes, exactly: Gauss's
-    two points integrate cubics."""
+def _lagrange_integral(nodes: tuple[Array, ...], j: int, end: Array) -> Array:
+    """The integral from nodes[0] to `end` of the Lagrange polynomial of node j of up to four, exactly: Gauss's two
+    points integrate cubics."""
     middle, half = (nodes[0] + end) / 2, (end - nodes[0]) / 2
-    integrals = []
-    for j, node in enumerate(nodes):
-        total = jnp.zeros_like(half)
-        for point in (middle - half / np.sqrt(3), middle + half / np.sqrt(3)):
-            value = jnp.ones_like(point)
-            for other in nodes[:j] + nodes[j + 1 :]:
-                gap = node - other
-                value = value * (point - other) / jnp.where(gap == 0, 1, gap)  # 0 where there is no history yet
-            total = total + half * value
-        integrals.append(total)
-    return integrals
+    total = jnp.zeros_like(half)
+    for point in (middle - half / np.sqrt(3), middle + half / np.sqrt(3)):
+        value = jnp.ones_like(point)
+        for other in nodes[:j] + nodes[j + 1 :]:
+            gap = nodes[j] - other
+            value = value * (point - other) / jnp.where(gap == 0, 1, gap)  # 0 where there is no history yet
+        total = total + half * value
+    return total
 
 
 @jax.tree_util.register_dataclass
@@ -114,12 +111,11 @@ class PNDM:
         first, (_, clock) = denoise(state.x, t), scale_clock(t, schedule=self.schedule)
         state = state.push(slope(first, schedule=self.schedule), clock)
         x = euler_step(first, s, schedule=self.schedule)
-        second = denoise_unless((state.steps > 1) | (self.schedule.sigma(s) == 0), denoise, x, s, first)
-        scale, end = scale_clock(s, schedule=self.schedule)
+        last = self.schedule.sigma(s) == 0
+        second = denoise_unless((state.steps > 1) | last, denoise, x, s, first)
         change = 0.5 * (slope(second, schedule=self.schedule) - state.values[0])
         for j in range(1, 4):
             weight = jnp.asarray([0.0] + [row[j] if j < len(row) else 0.0 for row in ADAMS_BASHFORTH])
             b = weight[jnp.minimum(state.steps, 4)]
             change = change + expand(b, x) * (state.values[j] - state.values[0])
-        reach = jnp.where(self.schedule.sigma(s) == 0, 0, scale * (end - clock))
-        return state._replace(x=x + expand(reach, x) * change)
+        return state._replace(x=corrected(first, change, jnp.where(last, 0.0, 1.0), t, s, self.schedule))

@@ -16,8 +16,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import ode
 from jaxdiff.samplers.base import OneStep, State, at_an_end, denoise_unless, euler_step
-from jaxdiff.schedules import expand, half_log_snr, time_at_log_snr
+from jaxdiff.schedules import as_float, expand, half_log_snr, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, Prediction, Schedule
 
 
@@ -34,9 +35,7 @@ def slope(prediction: Prediction, *, schedule: Schedule) -> Array:
 
 def scale_clock(t: Array, *, schedule: Schedule) -> tuple[Array, Array]:
     """`alpha + w sigma` and `sigma / (alpha + w sigma)`, in the shape of t."""
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    scale = alpha + straight_weight(schedule).astype(sigma.dtype) * sigma
-    return scale, sigma / scale
+    return ode.scale_clock(t, schedule=schedule, w=straight_weight(schedule).astype(as_float(t).dtype))
 
 
 def corrected(first: Prediction, change: Array, weight: Array | float, t: Array, s: Array, schedule: Schedule) -> Array:

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.samplers.base import History, check_choice, euler_step
+from jaxdiff.samplers.base import History, euler_step
 from jaxdiff.samplers.exponential import Frame, Predict, linear_step, phi, span
-from jaxdiff.schedules import expand
+from jaxdiff.schedules import check_choice, expand
 from jaxdiff.typing import Array, Denoiser, Schedule
 
 Variant = Literal["bh1", "bh2"]

@@ -3,6 +3,7 @@
 from jaxdiff.schedules.base import (
     alpha_sigma,
     as_float,
+    check_choice,
     check_monotone,
     concretely,
     expand,
@@ -48,6 +49,7 @@ __all__ = [
     "SubVP",
     "alpha_sigma",
     "as_float",
+    "check_choice",
     "check_monotone",
     "concretely",
     "constant",

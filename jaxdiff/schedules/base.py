@@ -18,7 +18,8 @@ forms that the free functions of the same names use in place of bisection and au
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,17 @@ def require(condition: bool, message: str) -> None:
     """Raise `InputError(message)` unless the condition holds."""
     if not condition:
         raise InputError(message)
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise `InputError` for a value that is none of the choices.
+
+    >>> check_choice("solver", "Euler", ("Tsit5", "Dopri5"))
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: unknown solver 'Euler'; expected one of Tsit5, Dopri5
+    """
+    require(value in choices, f"unknown {name} {value!r}; expected one of {', '.join(map(str, choices))}")
 
 
 def safe_sqrt(y: Array) -> Array:
@@ -62,6 +74,16 @@ def concretely() -> Iterator[None]:
         jax.numpy_dtype_promotion("standard"),  # a user's schedule may hold numbers in float32
     ):
         yield
+
+
+def derivative(f: Callable[[Array], Array], t: Array) -> Array:
+    """`df/dt` of an elementwise function, at times of any shape.
+
+    >>> derivative(jnp.square, jnp.array([1.0, 3.0])).tolist()
+    [2.0, 6.0]
+    """
+    _, slope = jax.jvp(f, (t,), (jnp.ones_like(t),))
+    return jnp.asarray(slope)
 
 
 def expand(coefficient: Array, x: Array) -> Array:
@@ -139,7 +161,7 @@ def time_at_log_snr(value: Array, *, schedule: Schedule) -> Array:
     first, last = jnp.zeros_like(value), jnp.ones_like(value)
     low, high = jax.lax.fori_loop(0, 64, halve, (first, last))
     t = jnp.where(value >= f(first), first, jnp.where(value <= f(last), last, (low + high) / 2))
-    _, slope = jax.jvp(f, (t,), (jnp.ones_like(t),))
+    slope = derivative(f, t)
     inside = (t > 0) & (t < 1) & (slope < 0)
     return jnp.asarray(
         t + jnp.where(inside, (wanted - fixed) / jnp.where(inside, slope, -1), 0)

@@ -8,23 +8,10 @@ By autodiff, or by the schedule's own method of the same name. Of a `Discrete` t
 knots: its slopes jump there, and at a knot they are those of the step that follows (at t = 1, of the last).
 """
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 
-from jaxdiff.schedules.base import as_float, safe_sqrt
+from jaxdiff.schedules.base import as_float, derivative, safe_sqrt
 from jaxdiff.typing import Array, Schedule
-
-
-def derivative(f: Callable[[Array], Array], t: Array) -> Array:
-    """`df/dt` of an elementwise function, at times of any shape.
-
-    >>> derivative(jnp.square, jnp.array([1.0, 3.0])).tolist()
-    [2.0, 6.0]
-    """
-    _, slope = jax.jvp(f, (t,), (jnp.ones_like(t),))
-    return jnp.asarray(slope)
 
 
 def d_alpha(t: Array, *, schedule: Schedule) -> Array:
