@@ -23,7 +23,7 @@ from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.ode import Solver, integrate, scale_clock, straight_slope
 from jaxdiff.process import Variance, q_sample
 from jaxdiff.samplers.base import check_times
-from jaxdiff.schedules import as_float, check_monotone, expand, require
+from jaxdiff.schedules import as_float, check_monotone, check_whole, expand, require
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
@@ -165,7 +165,8 @@ def ode(
       start: the time that x is at, > 0.
       probe: v, `(key, shape) -> noise` of unit variance: `rademacher`, `noise.white_noise`; None: the exact trace,
         which costs D derivatives of the denoiser at once, for data of few dimensions.
-      prior_log_density: log p_1, `x_1 [B, ...] -> [B]`, in nats; default that of `process.prior`, N(0, sigma(1)^2).
+      prior_log_density: log p_1, `x_1 [B, ...] -> [B]`, in nats; default that of `process.prior`, N(0, sigma(1)^2),
+        which leaves out what alpha(1) keeps of the data: nothing on cosine or flow, little on the other usual ones.
       rtol, atol, solver, max_steps: as of `ode.solve`; the tolerances are of the log-density in nats, too.
 
     Raises:
@@ -280,7 +281,7 @@ def dequantised(
     Source: Theis et al. 2016 (arXiv 1511.01844), section 3.1; Burda et al. 2016 (arXiv 1509.00519), section 3, for
     this noise as the latent variable, as in Hoogeboom et al. 2020 (arXiv 2001.11235).
     """
-    require(samples >= 1, f"samples: expected at least 1, got {samples}")
+    check_whole("samples", samples)
     keys = per_example(key, images.shape[0])
 
     def one(k: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.schedules import as_float, check_choice, expand, require, time_at_log_snr
+from jaxdiff.schedules import as_float, check_choice, check_monotone, expand, require, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, InputError, PyTree, Schedule
 
 Solver = Literal["Tsit5", "Dopri5"]
@@ -77,7 +77,8 @@ def solve(
       `Solution(x, nfe)`. Reverse-mode differentiable, in everything but the tolerances.
 
     Raises:
-      InputError: diffrax is not installed, an unknown solver, or a tolerance or `end` that is not positive.
+      InputError: diffrax is not installed, an unknown solver, a tolerance or `end` that is not positive, or a schedule
+        whose log-SNR does not decrease.
       RuntimeError: when it runs, if `max_steps` do not suffice (which is also what a NaN of the denoiser leads to).
 
     >>> from jaxdiff import schedules, testing
@@ -87,6 +88,7 @@ def solve(
     2.493
     """
     _check_positive(rtol=rtol, atol=atol, end=end)
+    check_monotone(schedule)
     z, t, s = as_float(x), as_float(t), as_float(s)
     early = jnp.asarray(end, t.dtype)
     (scale, first), (last_scale, last) = (scale_clock(time, schedule=schedule) for time in (t, s))

@@ -14,13 +14,12 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.schedules import Discrete, concretely, half_log_snr, require, time_at_log_snr
+from jaxdiff.schedules import Discrete, check_whole, concretely, half_log_snr, require, time_at_log_snr
 from jaxdiff.typing import InputError, Schedule
 
 
 def _check(n: int, T: int | None = None) -> None:
-    if n < 1:
-        raise InputError(f"steps: expected at least 1, got {n}")
+    check_whole("steps", n)
     if T is not None and n > T:
         raise InputError(f"steps: {n} steps, but the model was trained on a table of {T}; ask for {T} or fewer")
 

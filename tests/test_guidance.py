@@ -9,7 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import DDIM, DDPM, InputError, Prediction, guidance, q_sample, sample, schedules, testing, timesteps
+from jaxdiff import (
+    DDIM,
+    DDPM,
+    InputError,
+    Prediction,
+    guidance,
+    q_sample,
+    sample,
+    samplers,
+    schedules,
+    testing,
+    timesteps,
+)
 from jaxdiff.parameterization import from_prediction
 
 rng = np.random.default_rng(0)
@@ -376,6 +388,18 @@ def test_a_product_of_gaussians_is_exact_near_the_data():
     exact = testing.gaussian_denoiser(mean=(m / c**2).sum() / precision, std=precision**-0.5, schedule=FLOW)
     composed = guidance.product(experts, weights=np.ones(2), schedule=FLOW)(jnp.asarray(X), t)
     np.testing.assert_allclose(composed.eps / t, exact(jnp.asarray(X), t).eps / t, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_path_of_a_product_shrinks_too_much():
+    """What the docstring warns of: dx / dsigma = 2 sigma x / (s^2 + sigma^2) on VE paths."""
+    schedule, s = schedules.EDM(), 0.5
+    expert = testing.gaussian_denoiser(mean=0.0, std=s, schedule=schedule)
+    denoise = guidance.product([expert, expert], weights=[1.0, 1.0], schedule=schedule)
+    x, times = jnp.full((1, 1), 80.0), timesteps.karras(400, schedule=schedule, end=0.1)
+    first, last = schedule.sigma(jnp.asarray(times[[0, -1]]))
+    found = sample(jax.random.key(0), denoise, samplers.Heun(schedule), times, x)
+    np.testing.assert_allclose(found, x * (s**2 + last**2) / (s**2 + first**2), rtol=1e-3)
 
 
 @pytest.mark.usefixtures("x64")

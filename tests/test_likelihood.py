@@ -354,5 +354,5 @@ def test_misuse_is_refused():
             run(times=np.array(grid))
     with pytest.raises(InputError, match=r"start: expected a time in \(0, 1\), got 0"):
         likelihood.ode(KEY, draws(2), mixture(), schedule=VP, start=0.0)
-    with pytest.raises(InputError, match="samples: expected at least 1, got 0"):
+    with pytest.raises(InputError, match="samples: expected a whole number, at least 1, got 0"):
         likelihood.dequantised(KEY, jnp.zeros((1, 2), jnp.uint8), lambda keys, x: x, samples=0)

@@ -108,3 +108,6 @@ def test_a_mala_chain_belongs_to_its_example():
     assert float(jnp.abs(whole - x).max()) > 0.01
     still = mala.step(keys, mala.init(x), jnp.float32(0.1), jnp.float32(0.0), None).x
     np.testing.assert_array_equal(still, x)
+    low = mala.step(keys, mala.init(x.astype(jnp.bfloat16)), jnp.float32(0.5), jnp.float32(0.4), None).x
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), whole, atol=0.1)

@@ -1,5 +1,6 @@
 """Solvers against the exact probability-flow ODE: measured order, exactness on points, finiteness at both ends."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ from sampler_table import MAKE
 
 from jaxdiff import prior, sample, samplers, schedules, testing, timesteps
 from jaxdiff.samplers import draws_noise
+from jaxdiff.typing import InputError
 
 KEY = jax.random.key(3)
 X = np.random.default_rng(0).standard_normal((2, 3))
@@ -113,7 +115,7 @@ ENDS = {
 }
 
 
-GRADIENTS = ("linear", "zero terminal SNR")  # of Flow: test_samplers.py
+GRADIENTS = ("zero terminal SNR",)  # the one with both ends; of Flow: test_samplers.py
 # Not those that are others with another number.
 SAMPLERS_OF_THEIR_OWN = [
     name for name in MAKE if name not in ("euler", "euler_ancestral", "unipc, order 1", "lms, order 2")
@@ -150,28 +152,33 @@ def test_the_whole_grid_from_noise_to_data(name, path):
 
 
 @pytest.mark.usefixtures("x64")
-def test_inversion_then_generation_returns_the_input():
-    """The error falls with order 1 in the number of steps, and is at most 1e-3 at 1,000 on this mixture; on broader ones
-    and other schedules it is up to three times that."""
-    schedule = schedules.Flow()
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ve", "edm", "flow", "zero terminal SNR"])
+def test_inversion_then_generation_returns_the_input(path):
+    """The error falls with order 1 in the number of steps (at 1,000 it is 9e-4 on flow, up to 2.3e-3 on others); with one
+    correction with order 2, and far below 1e-3 at 1,000."""
+    schedule = ENDS[path]
     mixture = {"means": np.array([[-1.0, 0.5], [0.8, -0.6]]), "std": 0.2, "weights": np.array([0.4, 0.6])}
     denoise = testing.mixture_denoiser(**mixture, schedule=schedule)
     x = testing.mixture_samples(KEY, 20, **mixture).astype(jnp.float64)
 
-    @jax.jit
-    def error(times):
-        latent = samplers.invert(denoise, times, x, schedule=schedule)
+    @partial(jax.jit, static_argnums=1)
+    def round_trip(times, corrections):
+        latent = samplers.invert(denoise, times, x, schedule=schedule, corrections=corrections)
         back = sample(KEY, denoise, samplers.DDIM(schedule), times, latent)
-        return jnp.sqrt(jnp.mean(jnp.square(back - x))), latent
+        return jnp.sqrt(jnp.mean(jnp.square(back - x))), latent / schedule.sigma(times[0])
 
-    ns = [250, 500, 1000]
-    runs = [error(jnp.asarray(timesteps.uniform(n))) for n in ns]
-    errors = [float(e) for e, _ in runs]
+    ns = [250, 1000]
+    grids = {n: timesteps.log_snr_uniform(n, schedule=schedule) if path == "edm" else timesteps.uniform(n) for n in ns}
+    plain, corrected = ([round_trip(jnp.asarray(grids[n]), c) for n in ns] for c in (0, 1))
+    errors = [float(error) for error, _ in plain]
     assert abs(testing.convergence_order(errors, ns) - 1) < 0.15
-    assert errors[-1] <= 1e-3
-    latent = runs[-1][1]
-    assert abs(float(latent.mean())) < 5 / np.sqrt(latent.size)  # it looks like noise
-    assert abs(float(latent.std()) - 1) < 5 / np.sqrt(2 * latent.size)
+    assert errors[-1] <= (1e-3 if path == "flow" else 2.5e-3)
+    errors = [float(error) for error, _ in corrected]
+    assert abs(testing.convergence_order(errors, ns) - 2) < 0.2
+    assert errors[-1] <= 1e-4
+    for _, latent in (plain[-1], corrected[-1]):  # it looks like noise
+        assert abs(float(latent.mean())) < 5 / np.sqrt(latent.size)
+        assert abs(float(latent.std()) - 1) < 5 / np.sqrt(2 * latent.size)
 
 
 @pytest.mark.usefixtures("x64")
@@ -182,6 +189,15 @@ def test_inversion_of_a_gaussian_is_the_exact_map():
     exact = testing.gaussian_flow(x, jnp.float64(0.0), jnp.float64(0.9), **GAUSSIANS, schedule=schedule)
     latent = samplers.invert(denoise, timesteps.uniform(2000, start=0.9), x, schedule=schedule)
     np.testing.assert_allclose(latent, exact, atol=5e-3)
+
+
+@pytest.mark.parametrize("corrections", [-1, 0.5, True])
+def test_corrections_of_inversion_are_whole_numbers(corrections):
+    denoise = testing.gaussian_denoiser(mean=0.0, std=0.5, schedule=schedules.Flow())
+    with pytest.raises(InputError, match="corrections"):
+        samplers.invert(
+            denoise, timesteps.uniform(2), jnp.zeros((1, 1)), schedule=schedules.Flow(), corrections=corrections
+        )
 
 
 @pytest.mark.usefixtures("x64")
@@ -203,3 +219,43 @@ def test_what_churn_and_ancestral_are_made_of(schedule):
         assert abs(float(y.mean()) - alpha * 0.5) < 5 * sigma / np.sqrt(y.size)
         assert abs(float(y.std()) - sigma) < 5 * sigma / np.sqrt(2 * y.size)
         assert float(jnp.corrcoef(x.ravel(), y.ravel())[0, 1]) < 0.999  # and some of the noise is new
+
+
+WEAK_ORDERS = {
+    "ddpm": 1,
+    "euler_ancestral": 1,
+    "euler_maruyama": 1,
+    "dpm_solver++_sde": 2,
+    "dpm2_ancestral": 2,
+    "edm": 2,
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("path", FROM_TO)
+@pytest.mark.parametrize("name", WEAK_ORDERS)
+def test_weak_order(name, path):
+    """Of Gaussian data the variance of what a stochastic sampler makes is known without drawing: x is linear in the start
+    and in the noises, so a batch in which each example has one of them, and no other, has all coefficients."""
+    (schedule, start, end), std = FROM_TO[path], 0.25  # of wide data, Euler-Maruyama's error on VE crosses zero
+    denoise = testing.gaussian_denoiser(mean=0.0, std=std, schedule=schedule)
+
+    def variance(t):
+        return jnp.square(schedule.alpha(t) * std) + jnp.square(schedule.sigma(t))
+
+    def error(n):
+        make = partial(samplers.EDM, steps=n, S_churn=5.0, S_noise=1.0) if name == "edm" else samplers.SAMPLERS[name]
+        sampler, times = make(schedule), grid(schedule, start, end, n)
+
+        def body(state, i):
+            one = jax.nn.one_hot(i, n + 1, dtype=jnp.float64)[:, None]
+            sampler_i = dataclasses.replace(sampler, noise=lambda key, shape: one)
+            return sampler_i.step(KEY, state, times[i], times[i + 1], denoise), None
+
+        x = jnp.zeros((n + 1, 1)).at[n].set(jnp.sqrt(variance(times[0])))
+        state, _ = jax.jit(lambda x: jax.lax.scan(body, sampler.init(x), jnp.arange(n)))(x)
+        return abs(float(jnp.sum(jnp.square(state.x)) - variance(times[-1])))
+
+    ns = [400, 1200]
+    errors = [error(n) for n in ns]
+    assert abs(testing.convergence_order(errors, ns) - WEAK_ORDERS[name]) < 0.2

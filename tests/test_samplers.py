@@ -295,7 +295,10 @@ def test_state_is_a_pytree_of_x():
         (lambda: samplers.EDM(SCHEDULE, steps=10, S_churn=-1), "S_churn: expected 0 or more"),
         (lambda: samplers.Churn(DDIM(SCHEDULE), gamma=-1), "gamma: expected 0 or more"),
         (lambda: samplers.LangevinCorrector(SCHEDULE, snr=-1), "snr: expected 0 or more"),
-        (lambda: samplers.AnnealedLangevin(SCHEDULE, steps_per_level=0), "steps_per_level: expected 1 or more"),
+        (
+            lambda: samplers.AnnealedLangevin(SCHEDULE, steps_per_level=0),
+            "steps_per_level: expected a whole number, at least 1, got 0",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(make, message):

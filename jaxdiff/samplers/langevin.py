@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.samplers.base import OneStep, State, check_number, denoise_unless
 from jaxdiff.samplers.chain import Chain
-from jaxdiff.schedules import expand
+from jaxdiff.schedules import check_whole, expand
 from jaxdiff.typing import Array, Denoiser, Noise, Prediction, Schedule
 
 
@@ -46,7 +46,7 @@ class LangevinCorrector(OneStep):
 
     def __post_init__(self) -> None:
         check_number("snr", self.snr, 0)
-        check_number("steps_per_level", self.steps_per_level, 1)
+        check_whole("steps_per_level", self.steps_per_level)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0

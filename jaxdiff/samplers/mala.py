@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdiff.noise import per_example
 from jaxdiff.samplers.base import OneStep, State, check_number
-from jaxdiff.schedules import expand
+from jaxdiff.schedules import as_float, check_whole, expand
 from jaxdiff.typing import Array, Denoiser, InputError
 
 
@@ -48,7 +48,7 @@ class MALA(OneStep):
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, 0)
-        check_number("steps_per_level", self.steps_per_level, 1)
+        check_whole("steps_per_level", self.steps_per_level)
 
     def step(
         self, key: Array, state: State, t: Array, s: Array, denoise: Denoiser, *, temperature: Array | float = 1.0
@@ -58,9 +58,10 @@ class MALA(OneStep):
             from blackjax import mala
         except ImportError as error:
             raise InputError("MALA needs BlackJAX: pip install 'jaxdiff[mcmc]'") from error
+        x = as_float(state.x)  # BlackJAX wants one dtype of position and density
         skip = self.schedule.sigma(s) == 0
-        time = jnp.broadcast_to(jnp.where(skip, t, s), state.x.shape[:1])
-        cold = jnp.broadcast_to(jnp.square(temperature), state.x.shape[:1]).astype(time.dtype)
+        time = jnp.broadcast_to(jnp.where(skip, t, s), x.shape[:1])
+        cold = jnp.broadcast_to(jnp.square(temperature), x.shape[:1]).astype(time.dtype)
 
         def chain(key: Array, x: Array, time: Array, cold: Array) -> Array:
             step_size = self.step_size * jnp.square(self.schedule.sigma(time))
@@ -71,5 +72,5 @@ class MALA(OneStep):
 
             return jnp.asarray(jax.lax.scan(body, kernel.init(x), jnp.arange(self.steps_per_level))[0].position)
 
-        moved = jax.vmap(chain)(per_example(key, state.x.shape[0]), state.x, time, cold)
-        return State(jnp.where(expand(skip, moved) > 0, state.x, moved))
+        moved = jax.vmap(chain)(per_example(key, x.shape[0]), x, time, cold)
+        return State(jnp.where(expand(skip, x) > 0, x, moved).astype(state.x.dtype))

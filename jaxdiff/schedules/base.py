@@ -51,6 +51,18 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     require(value in choices, f"unknown {name} {value!r}; expected one of {', '.join(map(str, choices))}")
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise `InputError` for what is not a whole number of at least `least`.
+
+    >>> check_whole("steps", 2.5)
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: steps: expected a whole number, at least 1, got 2.5
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(whole and value >= least, f"{name}: expected a whole number, at least {least}, got {value!r}")
+
+
 def safe_sqrt(y: Array) -> Array:
     """`sqrt(y)` whose gradient at 0 is 0, not infinite: sigma at the end of a grid, where t = 0 does not move.
 
