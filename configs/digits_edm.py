@@ -1,8 +1,9 @@
 """The digits with EDM's design: preconditioned network, log-normal noise levels, its weight, Heun's method.
 
 Command: python train.py --config configs/digits_edm.py
-Hardware, time: as configs/digits.py, two and a half minutes on 2 CPU cores.
-Result: not measured yet (benchmarks/digits_quality.py does).
+Hardware, time: 2 CPU cores, 136 s.
+Result (benchmarks/digits_quality.py): 99.8 % of samples are of the class asked for; Frechet distance of raw pixels
+to the data 19.2, where random halves of the data are 18.2 apart.
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
 """The digits with a learned variance: improved DDPM's hybrid loss, sampled ancestrally.
 
 Command: python train.py --config configs/digits_hybrid.py
-Hardware, time: as configs/digits.py, two and a half minutes on 2 CPU cores.
-Result: not measured yet (benchmarks/digits_quality.py does).
+Hardware, time: 2 CPU cores, 174 s.
+Result (benchmarks/digits_quality.py): 99.9 % of samples are of the class asked for; Frechet distance of raw pixels
+to the data 19.6, where random halves of the data are 18.2 apart.
 """
 
 import dataclasses
