@@ -166,7 +166,8 @@ def ode(
       probe: v, `(key, shape) -> noise` of unit variance: `rademacher`, `noise.white_noise`; None: the exact trace,
         which costs D derivatives of the denoiser at once, for data of few dimensions.
       prior_log_density: log p_1, `x_1 [B, ...] -> [B]`, in nats; default that of `process.prior`, N(0, sigma(1)^2),
-        which leaves out what alpha(1) keeps of the data: nothing on cosine or flow, little on the other usual ones.
+        which neglects alpha(1) x_0 against sigma(1): nothing on flow, little on the usual schedules, too much on one
+        that does not end in noise (`process.prior`).
       rtol, atol, solver, max_steps: as of `ode.solve`; the tolerances are of the log-density in nats, too.
 
     Raises:

@@ -161,5 +161,9 @@ def vlb_term(
 
 
 def total(x: Array) -> Array:
-    """The sum over the dimensions of each example, `[B]`."""
+    """The sum over the dimensions of each example, `[B]`.
+
+    >>> total(jnp.ones((2, 3, 4))).tolist()
+    [12.0, 12.0]
+    """
     return jnp.sum(x, axis=range(1, x.ndim))

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from tiny import GREY, LABELS, RGB, everything, rng
+from tiny import GREY, LABELS, RGB, everything
 
 from jaxdiff.data import ArraySource, array_file, batches, tfds_images
 from jaxdiff.data import tfds as room
 from jaxdiff.typing import InputError
+
+rng = np.random.default_rng(0)
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):

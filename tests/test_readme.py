@@ -73,12 +73,12 @@ def test_the_sampler_of_contributing_is_ddim(tmp_path):
     module = importlib.util.module_from_spec(spec)
     sys.modules["euler"] = module
     spec.loader.exec_module(module)
-    schedule = schedules.VP()
-    x = prior(jax.random.key(0), (4, 3), schedule=schedule)
-    denoise = testing.gaussian_denoiser(mean=0.5, std=0.2, schedule=schedule)
-    grid = timesteps.uniform(20)
-    ours, ddim = (sample(jax.random.key(1), denoise, s, grid, x) for s in (module.Euler(schedule), DDIM(schedule)))
-    np.testing.assert_allclose(ours, ddim, rtol=1e-4, atol=1e-4)
+    for schedule in (schedules.VP(), schedules.Flow()):  # Flow's alpha(1) is 0
+        x = prior(jax.random.key(0), (4, 3), schedule=schedule)
+        denoise = testing.gaussian_denoiser(mean=0.5, std=0.2, schedule=schedule)
+        grid = timesteps.uniform(20)
+        ours, ddim = (sample(jax.random.key(1), denoise, s, grid, x) for s in (module.Euler(schedule), DDIM(schedule)))
+        np.testing.assert_allclose(ours, ddim, rtol=1e-4, atol=1e-4)
 
 
 def test_commands_name_files_and_options_that_exist():

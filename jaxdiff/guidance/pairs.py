@@ -222,8 +222,8 @@ def product(denoisers: Sequence[Denoiser], *, weights: Sequence[Scale] | Array, 
 
     At every t > 0 this is the product of the noised experts, not the noised product. The two meet at t = 0, so
     Langevin steps at the last t are exact, and samplers that only follow the path are approximate: badly so where the
-    weights sum to more than 1. Two experts N(0, s^2) of weight 1, followed from sigma / alpha = S, shrink x by
-    s^2 / (s^2 + S^2), to far less than the product's standard deviation s / sqrt(2).
+    weights sum to more than 1. With two experts N(0, s^2) of weight 1, deterministic samplers from sigma / alpha = S
+    shrink x / alpha by s^2 / (s^2 + S^2), to far less than the product's standard deviation s / sqrt(2).
 
     Args:
       denoisers: the experts.
