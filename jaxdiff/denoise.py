@@ -54,6 +54,9 @@ def denoiser(model: Model, *, schedule: Schedule, kind: Kind, learned_variance: 
     Returns:
       `(x_t [B, ..., C], t scalar or [B]) -> Prediction`.
 
+    Raises:
+      InputError: an unknown kind, or a model that returns another shape; when the denoiser is called.
+
     >>> from jaxdiff.schedules import Flow
     >>> denoise = denoiser(lambda x, t: jnp.zeros_like(x), schedule=Flow(), kind="eps")
     >>> float(denoise(jnp.ones((1, 1)), jnp.float32(0.5)).x0[0, 0])
@@ -62,10 +65,15 @@ def denoiser(model: Model, *, schedule: Schedule, kind: Kind, learned_variance: 
 
     def denoise(x_t: Array, t: Array) -> Prediction:
         y, log_var = model(x_t, _per_batch(jnp.asarray(t), x_t)), None
+        *rest, channels = x_t.shape
+        expected = (*rest, (1 + learned_variance) * channels)
+        require(
+            jnp.shape(y) == expected,
+            f"the model returned {jnp.shape(y)} for x_t {x_t.shape}; with learned_variance={learned_variance} expected "
+            f"{expected}",
+        )
         if learned_variance:
             y, log_var = jnp.split(y, 2, axis=-1)
-        hint = "does it learn the variance too (learned_variance=True)?"
-        require(y.shape == x_t.shape, f"the model returned {y.shape} for x_t {x_t.shape}; {hint}")
         return to_prediction(x_t, y, t, kind=kind, schedule=schedule)._replace(log_var=log_var)
 
     return denoise

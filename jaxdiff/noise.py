@@ -36,7 +36,16 @@ def fold_in(keys: Array, data: Array | int) -> Array:
 
 
 def per_example(key: Array, batch: int) -> Array:
-    """Keys `[B]` from keys `[B]` (unchanged) or from one key (folded with 0..B-1)."""
+    """Keys `[B]` from keys `[B]` (unchanged) or from one key (folded with 0..B-1).
+
+    Raises:
+      InputError: another number of keys, or keys in the old form, bare numbers.
+    """
+    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+        raise InputError(
+            f"key: expected a typed key, jax.random.key(seed), got {jnp.result_type(key)} of shape {jnp.shape(key)}; "
+            "jax.random.wrap_key_data turns a PRNGKey into one"
+        )
     if key.ndim == 0:
         return example_keys(key, jnp.arange(batch))
     if key.shape != (batch,):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.schedules import Discrete, check_whole, concretely, half_log_snr, require, time_at_log_snr
+from jaxdiff.schedules import Discrete, check_monotone, check_whole, concretely, half_log_snr, require, time_at_log_snr
 from jaxdiff.typing import InputError, Schedule
 
 
@@ -151,7 +151,7 @@ def respaced(text: str, *, T: int) -> np.ndarray:
 
 
 def user(times: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Any decreasing times within [1, 0], checked, as the float64 array that the other grids are.
+    """Any decreasing times in [0, 1], checked, as the float64 array that the other grids are.
 
     Raises:
       InputError: fewer than two times, or not decreasing, also once they are rounded to float32, or out of range.
@@ -162,7 +162,7 @@ def user(times: Sequence[float] | np.ndarray) -> np.ndarray:
     grid = np.asarray(times, np.float64)
     require(grid.ndim == 1 and grid.size >= 2, f"times: expected two or more in one dimension, got shape {grid.shape}")
     ok = bool(np.isfinite(grid).all()) and grid[0] <= 1 and grid[-1] >= 0
-    require(ok and bool((np.diff(grid) <= 0).all()), f"times: expected decreasing times within [1, 0], got {grid}")
+    require(ok and bool((np.diff(grid) <= 0).all()), f"times: expected decreasing times in [0, 1], got {grid}")
     same = np.diff(grid.astype(np.float32)) >= 0
     i = int(np.argmax(same))
     message = f"times: {grid[i]} and the time after it are equal in float32; ask for fewer steps, or for another range"
@@ -293,6 +293,7 @@ def _levels(
 ) -> np.ndarray:
     """Times of levels sigma / alpha evenly spaced in ramp(level)."""
     _check(n)
+    check_monotone(schedule)
     require(0 <= end < 1, f"expected 0 <= end < 1, got end={end}")
     first = max(end, 1 / schedule.T) if isinstance(schedule, Discrete) else end
     with concretely():

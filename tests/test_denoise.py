@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from jaxdiff import Prediction, losses, q_sample, schedules, testing
+from jaxdiff import InputError, Prediction, losses, q_sample, schedules, testing
 from jaxdiff.build import SCHEDULES
 from jaxdiff.denoise import (
     at_scaled_time,
@@ -45,6 +45,15 @@ def test_learned_variance_is_the_second_half_of_the_channels():
     prediction = denoiser(model, schedule=SCHEDULE, kind="eps", learned_variance=True)(jnp.asarray(X0), T)
     np.testing.assert_allclose(prediction.eps, X0, rtol=1e-6)
     np.testing.assert_array_equal(prediction.log_var, 5)
+
+
+@pytest.mark.parametrize(
+    ("y", "learned"), [(jnp.ones((3, 4)), False), (jnp.ones((3, 2)), True), (jnp.ones((1, 2)), False), (0.5, True)]
+)
+def test_a_model_of_another_shape_is_refused(y, learned):
+    denoise = denoiser(lambda x, t: y, schedule=SCHEDULE, kind="eps", learned_variance=learned)
+    with pytest.raises(InputError, match=f"the model returned .* with learned_variance={learned} expected"):
+        denoise(jnp.ones((3, 2)), jnp.float32(0.5))
 
 
 def test_the_network_gets_exactly_the_papers_step_numbers():

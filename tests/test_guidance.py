@@ -22,6 +22,7 @@ from jaxdiff import (
     testing,
     timesteps,
 )
+from jaxdiff.denoise import denoiser
 from jaxdiff.parameterization import from_prediction
 
 rng = np.random.default_rng(0)
@@ -530,6 +531,12 @@ def test_a_denoiser_without_two_halves_is_refused():
     with pytest.raises(InputError) as caught:
         guidance.classifier_free(bound_to_one_batch_of_labels, scale=2.0)(jnp.asarray(X, jnp.float32), jnp.float32(0.5))
     assert "concatenate([labels, null])" in str(caught.value)
+
+
+def test_what_the_denoiser_itself_refuses_comes_first():
+    misspelt = denoiser(lambda x, t: x, schedule=FLOW, kind="epsilon")
+    with pytest.raises(InputError, match=r"^unknown prediction kind 'epsilon'; expected one of eps, .*If that is for"):
+        guidance.classifier_free(misspelt, scale=2.0)(jnp.asarray(X, jnp.float32), jnp.float32(0.5))
 
 
 def test_wrong_numbers_are_refused():

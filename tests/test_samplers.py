@@ -260,6 +260,14 @@ def test_bad_variance_and_bad_keys_are_refused():
         DDPM(SCHEDULE, "small")
     with pytest.raises(InputError, match="expected one key or 2 keys"):
         white_noise(jax.random.split(KEY, 3), (2, 3))
+    with pytest.raises(InputError, match=r"expected a typed key, jax.random.key\(seed\), got uint32 of shape \(2,\)"):
+        white_noise(jax.random.PRNGKey(0), (2, 3))
+
+
+@pytest.mark.parametrize("sampler", [DDIM, samplers.Euler, "ddim", None])
+def test_what_is_no_sampler_is_refused(sampler):
+    with pytest.raises(InputError, match="sampler: expected an instance, such as DDIM"):
+        sample(KEY, lambda x, t: Prediction(x, x), sampler, timesteps.uniform(3), jnp.ones((1, 2)))
 
 
 def test_state_is_a_pytree_of_x():
@@ -289,6 +297,9 @@ def test_state_is_a_pytree_of_x():
             "order of DPMSolverSinglestep 1; expected one of 2, 3",
         ),
         (lambda: samplers.UniPC(SCHEDULE, order=0), "order of UniPC 0"),
+        (lambda: samplers.UniPC(SCHEDULE, order=2.0), "order of UniPC 2.0; expected one of 1, 2, 3"),
+        (lambda: samplers.LMS(SCHEDULE, order=True), "order of LMS True"),
+        (lambda: DDIM(SCHEDULE, eta="1"), "eta: expected 0 to 1, got '1'"),
         (lambda: samplers.UniPC(SCHEDULE, variant="bh3"), "unknown variant 'bh3'"),
         (lambda: samplers.LMS(SCHEDULE, order=5), "order of LMS 5"),
         (lambda: samplers.EDM(SCHEDULE, steps=0), "steps: expected 1 or more"),

@@ -223,7 +223,8 @@ def product(denoisers: Sequence[Denoiser], *, weights: Sequence[Scale] | Array, 
     At every t > 0 this is the product of the noised experts, not the noised product. The two meet at t = 0, so
     Langevin steps at the last t are exact, and samplers that only follow the path are approximate: badly so where the
     weights sum to more than 1. With two experts N(0, s^2) of weight 1, deterministic samplers from sigma / alpha = S
-    shrink x / alpha by s^2 / (s^2 + S^2), to far less than the product's standard deviation s / sqrt(2).
+    shrink x / alpha by s^2 / (s^2 + S^2), to far less than the product's standard deviation s / sqrt(2); DDPM and the
+    reverse SDE make about s / sqrt(3).
 
     Args:
       denoisers: the experts.
@@ -266,7 +267,8 @@ def two_halves(denoise: Denoiser, x_t: Array, t: Array) -> tuple[Prediction, Pre
     try:
         both = denoise(jnp.concatenate([x_t, x_t]), twice)
     except (TypeError, ValueError) as error:  # such as labels [B] that meet 2 B pictures inside the network
-        raise InputError(f"the denoiser does not take a batch of {2 * x_t.shape[0]}: {error}; {_ADVICE}") from error
+        because = f"If that is for the batch of {2 * x_t.shape[0]}: {_ADVICE}"
+        raise InputError(f"{str(error).rstrip('.')}. {because}") from error
     if both.x0.shape[0] != 2 * x_t.shape[0]:
         raise InputError(f"the denoiser returned {both.x0.shape[0]} for a batch of {2 * x_t.shape[0]}; {_ADVICE}")
     halves = [jax.tree.map(lambda y, i=i: jnp.split(y, 2)[i], both) for i in range(2)]

@@ -100,9 +100,9 @@ def concrete(value: Any) -> np.ndarray | None:
 def check_number(name: str, value: Any, low: float, high: float = np.inf) -> None:
     """Raise `InputError` for a number outside [low, high]; what is being traced passes."""
     values = concrete(value)
-    if values is not None and not np.all((values >= low) & (values <= high)):
+    if isinstance(value, str) or (values is not None and not np.all((values >= low) & (values <= high))):
         expected = f"{low} or more" if high == np.inf else f"{low} to {high}"
-        raise InputError(f"{name}: expected {expected}, got {value}")
+        raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
 def sample(
@@ -132,8 +132,8 @@ def sample(
       `x` at `times[-1]`; with `collect`, a pair `(x, collected)`, `collected` stacked over the n steps.
 
     Raises:
-      InputError: a grid of fewer than two times, or one that does not decrease (checked where it is concrete); a
-        sampler whose schedule's log-SNR does not fall with t.
+      InputError: a grid of fewer than two times, or one that does not decrease (checked where it is concrete); what
+        is no sampler; one whose schedule's log-SNR does not fall with t; a key that is not typed.
 
     >>> from jaxdiff import DDIM, schedules, testing, timesteps
     >>> schedule = schedules.Flow()
@@ -142,6 +142,8 @@ def sample(
     >>> x.tolist()
     [[2.0, 2.0, 2.0]]
     """
+    if isinstance(sampler, type) or not hasattr(sampler, "step"):
+        raise InputError(f"sampler: expected an instance, such as DDIM(schedule), got {sampler!r}")
     schedule = getattr(sampler, "schedule", None)
     if schedule is not None:
         check_monotone(schedule)
@@ -181,5 +183,5 @@ def check_times(times: Array | np.ndarray) -> Array:
     if not isinstance(times, jax.core.Tracer):
         values = np.asarray(times, jnp.result_type(float))  # as the steps see them: equal times have no step
         if not (np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0):
-            raise InputError(f"times: expected decreasing times within [1, 0], got {values}")
+            raise InputError(f"times: expected decreasing times in [0, 1], got {values}")
     return jnp.asarray(times, jnp.result_type(float))

@@ -41,14 +41,17 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Raise `InputError` for a value that is none of the choices.
+    """Raise `InputError` for a value that is none of the choices, words or whole numbers.
 
     >>> check_choice("solver", "Euler", ("Tsit5", "Dopri5"))
     Traceback (most recent call last):
     ...
     jaxdiff.typing.InputError: unknown solver 'Euler'; expected one of Tsit5, Dopri5
     """
-    require(value in choices, f"unknown {name} {value!r}; expected one of {', '.join(map(str, choices))}")
+    exact = isinstance(value, str | int | np.integer) and not isinstance(
+        value, bool
+    )  # 2.0 is no order, though 2.0 == 2
+    require(exact and value in choices, f"unknown {name} {value!r}; expected one of {', '.join(map(str, choices))}")
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
@@ -150,6 +153,9 @@ def time_at_log_snr(value: Array, *, schedule: Schedule) -> Array:
       value: log-SNR, any shape.
       schedule: of decreasing log-SNR.
 
+    Raises:
+      InputError: it is not (`check_monotone`).
+
     >>> from jaxdiff.schedules import Flow
     >>> round(float(time_at_log_snr(jnp.float32(0.0), schedule=Flow())), 6)
     0.5
@@ -158,6 +164,7 @@ def time_at_log_snr(value: Array, *, schedule: Schedule) -> Array:
     own = getattr(schedule, "time_at_log_snr", None)
     if own is not None:
         return jnp.asarray(jnp.clip(own(value), 0, 1))
+    check_monotone(schedule)
 
     def f(t: Array) -> Array:
         return 2 * half_log_snr(t, schedule=schedule)
