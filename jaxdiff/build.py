@@ -61,6 +61,7 @@ SPACINGS: dict[str, Callable[..., np.ndarray]] = {
     "trailing": timesteps.trailing,
     "leading": timesteps.leading,
     "linspace": timesteps.linspace,
+    "ddim": timesteps.ddim_respacing,
     "karras": timesteps.karras,
     "log_snr": timesteps.log_snr_uniform,
     "exponential": timesteps.exponential,
@@ -315,7 +316,7 @@ def sampler(config: Config, alphas: Schedule) -> Any:
 
 def times(sample: Sample, alphas: Schedule) -> np.ndarray:
     """The time grid. Of a table only its own times, for which uniform is trailing; on a continuous schedule trailing,
-    leading and linspace are uniform."""
+    leading, linspace and ddim are uniform."""
     make = named(SPACINGS, sample.spacing, "spacing")
     if sample.sampler == "ode":  # it takes its own steps
         return np.array([1.0, 0.0])

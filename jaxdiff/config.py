@@ -140,8 +140,8 @@ class Sample:
     steps: int = 50
     """Steps of the grid; the samplers that call the network more than once a step are in docs/samplers.md."""
     spacing: str = "trailing"
-    """Which times: uniform, quadratic, karras, log_snr, exponential, or of a table's steps trailing, leading, linspace
-    (see jaxdiff.timesteps)."""
+    """Which times: uniform, quadratic, karras, log_snr, exponential, or of a table's steps trailing, leading, linspace,
+    ddim (see jaxdiff.timesteps)."""
     eta: float | None = None
     """How much noise a sampler injects, if it has a choice: ddim from 0 (its default) to 1 (ancestral)."""
     variance: str | None = None
