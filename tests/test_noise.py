@@ -31,7 +31,8 @@ def test_offset_noise_belongs_to_its_example_and_equals_its_like():
     whole = noise(KEYS[:8], (8, 3, 3, 1))
     np.testing.assert_array_equal(noise(KEYS[3:5], (2, 3, 3, 1)), whole[3:5])
     one = noise(jax.random.key(1), (8, 3))
-    np.testing.assert_array_equal(noise(jax.random.key(1), (5, 3)), one[:5])
+    # Another number of numbers may be rounded another way in the last bit: jax 0.12 does so here.
+    np.testing.assert_allclose(noise(jax.random.key(1), (5, 3)), one[:5], rtol=5e-7)
     assert hash(noise) == hash(OffsetNoise(0.1))  # static in a sampler: an equal one does not recompile
     assert whole.dtype == jnp.float32
     assert prior(KEYS[:2], (2, 3, 3, 1), schedule=schedules.VP(), noise=noise).shape == (2, 3, 3, 1)
