@@ -140,7 +140,7 @@ def schedule(diffusion: Diffusion) -> Schedule:
 
 def network(config: Config, spec: Spec) -> UNet:
     """The U-Net for these images and labels."""
-    check_size(*spec.image_shape[:2], levels=len(config.model.multipliers))
+    check_size(spec.image_shape[:2], levels=len(config.model.multipliers))
     out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
     options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype), "out_channels": out_channels}
     return UNet(num_classes=spec.num_classes, **options)

@@ -66,12 +66,18 @@ class Model:
 
     channels: int = 128
     """Channels of the first level."""
+    embedding_channels: int | None = None
+    """Channels of the embedding of time; default `channels`."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     """Channels of each level, in units of `channels`; each level halves the image."""
     blocks: int = 2
     """Residual blocks per level."""
     attention_resolutions: tuple[int, ...] = (16,)
     """Sizes of feature maps that get self-attention (the smallest always does)."""
+    attention_levels: tuple[int, ...] | None = None
+    """Levels that get self-attention, from 0, in place of `attention_resolutions`."""
+    middle_attention: bool = True
+    """Self-attention at the smallest feature map."""
     heads: int = 1
     """Attention heads."""
     head_channels: int | None = None
@@ -80,10 +86,24 @@ class Model:
     """Embeddings scale and shift the normalisation (ADM) instead of being added (DDPM)."""
     resample_in_block: bool = True
     """Resample inside residual blocks (ADM) instead of by separate convolutions (DDPM)."""
+    resample_conv: bool = True
+    """Without resample_in_block: False resamples by means and nearest neighbours alone."""
+    downsample_padding: tuple[int, int] = (0, 1)
+    """Of the strided convolution, before and after the image."""
     dropout: float = 0.0
     """Dropout rate in training."""
     groups: int = 32
     """Groups of the normalisations."""
+    least_group: int = 2
+    """The fewest channels of a group."""
+    norm_eps: float = 1e-5
+    """Added to the variance in the normalisations."""
+    freq_shift: float = 1.0
+    """Of the sinusoidal embedding: 1 in DDPM, 0 in guided diffusion."""
+    cos_first: bool = False
+    """Cosines before sines in the embedding, as in guided diffusion."""
+    null_label: bool = True
+    """A label more, of hidden ones; without it nothing can be guided, and --train.label-dropout must be 0."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, normalisation and output are float32."""
     remat: bool = False
@@ -232,6 +252,11 @@ def check(config: Config) -> None:
             for part in name.split("."):
                 value = getattr(value, part)
             raise InputError(f"--{name} {value}: expected {expected}")
+    if not config.model.null_label and config.sample.guidance != 1:
+        raise InputError(
+            f"guidance {config.sample.guidance} needs a null label, which this network has not (model.null_label); use "
+            "--sample.guidance 1 (--guidance 1 in sample.py)"
+        )
     if config.data.labels and config.train.label_dropout == 0 and config.sample.guidance != 1:
         raise InputError(
             f"guidance {config.sample.guidance} needs a model that was trained with hidden labels too, but "

@@ -1,5 +1,6 @@
 """The embedding of numbers against the formula in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,17 @@ def test_the_formula_of_ddpm(channels, max_period, dtype):
     assert actual.dtype == jnp.float32
     # An angle up to 999 has a rounding error of 3e-5 in float32, and its frequency a few times that.
     np.testing.assert_allclose(actual, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("freq_shift", "cos_first"), [(0.0, False), (0.0, True), (1.0, True)])
+def test_the_other_published_orders_and_frequencies(freq_shift, cos_first):
+    """Of guided diffusion (w_i = max_period^(-i / half), cosines first), exactly in float64."""
+    c, half = np.array([0.0, 1.5, 999.0]), 8
+    angles = c[:, None] * 10_000.0 ** (-np.arange(half) / (half - freq_shift))
+    waves = [np.cos(angles), np.sin(angles)] if cos_first else [np.sin(angles), np.cos(angles)]
+    with jax.enable_x64(True):
+        found = sinusoidal(jnp.asarray(c), channels=2 * half, freq_shift=freq_shift, cos_first=cos_first)
+        np.testing.assert_allclose(found, np.concatenate(waves, axis=1), atol=1e-12)
 
 
 @pytest.mark.parametrize("channels", [0, 2, 7])

@@ -285,3 +285,96 @@ def test_attention_is_where_it_was_asked_for_and_in_the_middle(name, size, resol
         expected += [f"down_{level}_{i}_attention" for i in range(2)]
         expected += [f"up_{level}_{i}_attention" for i in range(3)]
     assert attentions(net, *inputs(net, size=size)) == sorted(expected)
+
+
+def test_levels_of_attention_whatever_the_size():
+    net = DDPM.clone(multipliers=(1, 2, 2), attention_levels=(0, 2), attention_resolutions=(4,))
+    for size in ((8, 8), (16, 24)):
+        found = attentions(net, *inputs(net, size=size))
+        assert found == sorted(
+            [
+                "middle_attention",
+                *(f"{n}_attention" for n in ("down_0_0", "down_2_0", "up_0_0", "up_0_1", "up_2_0", "up_2_1")),
+            ]
+        )
+    without = net.clone(attention_levels=(), middle_attention=False)
+    assert attentions(without, *inputs(without)) == []
+
+
+@pytest.mark.parametrize(("space", "axis"), [((6,), 1), ((4, 6), 0)], ids=["sequence", "video of one frame"])
+@both
+def test_a_dimension_of_size_one_is_no_dimension(name, space, axis):
+    """A sequence is an image of width 1, an image a video of one frame: of the kernels only the middle is used."""
+    fewer = NETS[name].clone(multipliers=(1,), attention_levels=(0,))
+    _, c_noise, cond = inputs(fewer)
+    x = normal(BATCH, *space, 3)
+    more = np.expand_dims(x, 1 + axis)
+    params = random_params(fewer, more, c_noise, cond)
+
+    def middle(kernel):
+        return np.take(kernel, 1, axis=axis) if kernel.ndim == len(space) + 3 else kernel
+
+    y = apply(fewer)(params, more, c_noise, cond)
+    np.testing.assert_allclose(
+        apply(fewer)(jax.tree.map(middle, params), x, c_noise, cond), y.reshape(x.shape), rtol=1e-4, atol=1e-4
+    )
+
+
+@both
+@pytest.mark.parametrize("space", [(8,), (4, 2, 6)], ids=["sequences", "videos"])
+def test_sequences_and_videos_go_through_all_levels(name, space):
+    net = NETS[name].clone(attention_levels=(1,))
+    _, c_noise, cond = inputs(net)
+    x = normal(BATCH, *space, 3)
+    params = random_params(net, x, c_noise, cond)
+    y = apply(net)(params, x, c_noise, cond)
+    assert y.shape == x.shape
+    other = apply(net)(params, np.roll(x, 1, axis=1), c_noise, cond)
+    assert (np.abs(other - y).reshape(BATCH, -1).max(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("padding", [(0, 1), (1, 1)])
+def test_resampling_without_convolutions_is_that_of_these_kernels(padding):
+    """A mean over 2x2 as a strided convolution, whose window starts where the padding ends, and an identity."""
+    with_conv = DDPM.clone(downsample_padding=padding)
+    args = inputs(with_conv)
+    params = random_params(with_conv, *args)["params"]
+    identity, centre = np.eye(8, dtype=np.float32), np.zeros((3, 3, 1, 1), np.float32)
+    centre[1, 1] = 1
+    mean = np.zeros((3, 3, 1, 1), np.float32)
+    mean[padding[0] : padding[0] + 2, padding[0] : padding[0] + 2] = 0.25
+    params["down_0"] = {"kernel": mean * identity, "bias": np.zeros(8, np.float32)}
+    params["up_1"] = {"kernel": centre * np.eye(16, dtype=np.float32), "bias": np.zeros(16, np.float32)}
+    y = apply(with_conv)({"params": params}, *args)
+    without = {name: value for name, value in params.items() if name not in ("down_0", "up_1")}
+    plain = DDPM.clone(resample_conv=False)
+    assert shapes(plain, *args)["params"].keys() == without.keys()
+    np.testing.assert_allclose(apply(plain)({"params": without}, *args), y, rtol=1e-4, atol=1e-4)
+
+
+@both
+def test_float64_is_float64_throughout(name):
+    """Against float32 it differs by float32's rounding; a layer in float32 inside would show in the second digit."""
+    net = NETS[name].clone(dtype=jnp.float64)
+    args = inputs(net)
+    params = random_params(NETS[name], *args)
+    y = apply(NETS[name])(params, *args)
+    with jax.enable_x64(True):
+        precise = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, args))
+        program = jax.make_jaxpr(lambda p, x, c: net.apply(p, x, c, args[2]))(precise[0], *precise[1][:2])
+        assert "f32[" not in str(program)
+        exact = net.apply(precise[0], *precise[1][:2], args[2])
+    assert exact.dtype == np.float64
+    np.testing.assert_allclose(y, exact, atol=1e-4 * np.abs(exact).max())
+
+
+def test_an_embedding_of_another_width():
+    net = ADM.clone(embedding_channels=12)
+    args = inputs(net)
+    found = shapes(net, *args)["params"]
+    assert (found["time_1"]["kernel"].shape, found["label"]["embedding"].shape) == ((12, 48), (4, 48))
+
+
+def test_without_a_null_label_there_is_one_label_less():
+    net = ADM.clone(null_label=False)
+    assert shapes(net, *inputs(net))["params"]["label"]["embedding"].shape == (3, 32)

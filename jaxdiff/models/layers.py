@@ -1,4 +1,7 @@
-"""Pieces that networks share: normalisation, convolution, attention, dropout, resampling. Channels last."""
+"""Pieces that networks share: normalisation, convolution, attention, dropout, resampling. Channels last.
+
+They take sequences `[B, L, C]`, images `[B, H, W, C]` and videos `[B, T, H, W, C]` alike.
+"""
 
 import zlib
 from collections.abc import Callable
@@ -19,36 +22,67 @@ init_default = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 init_zero = nn.initializers.zeros_init()
 
 
-def conv3x3(channels: int, *, dtype: Dtype, stride: int = 1, zero: bool = False, name: str | None = None) -> nn.Conv:
-    """A 3x3 convolution that keeps the size, or divides it by `stride`; `zero`: starting at 0."""
+def wide(dtype: Dtype) -> Dtype:
+    """The dtype of statistics and sums: float64 for float64, else float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def conv3(
+    x: Array,
+    channels: int,
+    *,
+    dtype: Dtype,
+    stride: int = 1,
+    padding: Any = "SAME",
+    zero: bool = False,
+    name: str | None = None,
+) -> Array:
+    """A convolution of width 3 in each dimension of space that keeps the size, or divides it by `stride`; `zero`:
+    starting at 0."""
+    space = x.ndim - 2
     kernel_init = init_zero if zero else init_default
-    return nn.Conv(channels, (3, 3), (stride, stride), dtype=dtype, kernel_init=kernel_init, name=name)
+    conv = nn.Conv(
+        channels, (3,) * space, (stride,) * space, padding=padding, dtype=dtype, kernel_init=kernel_init, name=name
+    )
+    return jnp.asarray(conv(x))
+
+
+def group_count(channels: int, *, groups: int, least: int = 2) -> int:
+    """The largest divisor of the channels up to `groups` that leaves a group `least` channels or more.
+
+    >>> group_count(48, groups=32), group_count(8, groups=32), group_count(8, groups=32, least=1)
+    (24, 4, 8)
+    """
+    most = max(min(groups, channels // least), 1)
+    return max(g for g in range(1, most + 1) if channels % g == 0)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with float32 statistics: `(x - mean) / sqrt(var + eps) * scale + bias` per example and group.
+    """Group normalisation: `(x - mean) / sqrt(var + eps) * scale + bias` per example and group, with statistics in
+    float32 or better.
 
     Each channel is reduced over space first and the groups are combined from those `[B, C]` means, which on CPU is
     several times faster than reducing over the groups of the full array. The mean is subtracted before squares are
     taken, so that a mean far larger than the deviation costs no accuracy.
 
     Attributes:
-      groups: the number of groups. Used is the largest divisor of the channels up to it that leaves a group two
-        channels or more: the norm of a single channel would take out what DDPM's embeddings add to it.
+      groups: the number of groups; used is `group_count`.
+      least: the fewest channels of a group. The norm of a single channel takes out what DDPM's embeddings add to it.
+      eps: added to the variance.
 
     Source: Wu & He 2018 (arXiv 1803.08494), eq. 1-4.
     """
 
     groups: int = 32
     eps: float = 1e-5
+    least: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
+        channels, precision = x.shape[-1], wide(x.dtype)
         scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
-        most = max(min(self.groups, channels // 2), 1)
-        groups = max(g for g in range(1, most + 1) if channels % g == 0)
+        groups = group_count(channels, groups=self.groups, least=self.least)
         space = tuple(range(1, x.ndim - 1))
         ones = (1,) * len(space)
 
@@ -56,10 +90,11 @@ class GroupNorm(nn.Module):
             m = m.reshape(-1, groups, channels // groups).mean(-1, keepdims=True)
             return jnp.broadcast_to(m, (m.shape[0], groups, channels // groups)).reshape(-1, *ones, channels)
 
-        h = x.astype(jnp.float32)
+        h = x.astype(precision)
         h = h - per_group(h.mean(space))
         factor = jax.lax.rsqrt(per_group(jnp.square(h).mean(space)) + self.eps)
-        return (h * (factor * scale.reshape(1, *ones, -1)) + bias.reshape(1, *ones, -1)).astype(x.dtype)
+        scale, bias = (p.astype(precision).reshape(1, *ones, -1) for p in (scale, bias))
+        return (h * (factor * scale) + bias).astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -91,10 +126,11 @@ class Attention(nn.Module):
 
     Attributes:
       heads: the number of heads; must divide the channels.
+      norm: makes the normalisation.
     """
 
     heads: int = 1
-    groups: int = 32
+    norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -102,25 +138,43 @@ class Attention(nn.Module):
         batch, *space, channels = x.shape
         if self.heads < 1 or channels % self.heads:
             raise InputError(f"attention: {channels} channels cannot be split into {self.heads} heads")
-        h = GroupNorm(self.groups, name="norm")(x).reshape(batch, -1, channels)
+        h = self.norm(name="norm")(x).reshape(batch, -1, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=init_default, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, axis=2)
-        with jax.numpy_dtype_promotion("standard"):  # of bfloat16, it mixes dtypes itself, which strict mode refuses
-            h = jax.nn.dot_product_attention(q, k, v).reshape(batch, *space, channels)
+        h = _attend(q, k, v).reshape(batch, *space, channels)
         return x + nn.Dense(channels, dtype=self.dtype, kernel_init=init_zero, name="out")(h)
 
 
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    """`softmax(q k^T / sqrt(d)) v`, each `[B, positions, heads, d]`."""
+    if q.dtype == jnp.float64:  # JAX's own has its logits in float32, whatever comes in
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
+    with jax.numpy_dtype_promotion("standard"):  # of bfloat16, it mixes dtypes itself, which strict mode refuses
+        return jnp.asarray(jax.nn.dot_product_attention(q, k, v))
+
+
 def downsample(x: Array) -> Array:
-    """Halve height and width: the mean of each 2x2 block."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    """Halve each dimension of space: the mean of each block of 2.
+
+    >>> downsample(jnp.arange(4.0).reshape(1, 4, 1)).ravel().tolist()
+    [0.5, 2.5]
+    """
+    batch, *space, channels = x.shape
+    blocks = [n for size in space for n in (size // 2, 2)]
+    return x.reshape(batch, *blocks, channels).mean(tuple(range(2, 2 + 2 * len(space), 2)))
 
 
 def upsample(x: Array) -> Array:
-    """Double height and width: each pixel becomes a 2x2 block."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)
+    """Double each dimension of space: each point becomes a block of 2.
+
+    >>> upsample(jnp.arange(2.0).reshape(1, 2, 1)).ravel().tolist()
+    [0.0, 0.0, 1.0, 1.0]
+    """
+    batch, *space, channels = x.shape
+    apart, blocks = ([n for size in space for n in (size, k)] for k in (1, 2))
+    x = jnp.broadcast_to(x.reshape(batch, *apart, channels), (batch, *blocks, channels))
+    return x.reshape(batch, *(2 * size for size in space), channels)
 
 
 class ResBlock(nn.Module):
@@ -130,6 +184,7 @@ class ResBlock(nn.Module):
       channels: of the output.
       resample: `upsample` or `downsample`, applied inside the block and on its skip, or None.
       scale_shift: the embedding scales and shifts the second norm, instead of being added before it.
+      norm: makes the normalisations.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.
     """
@@ -138,7 +193,7 @@ class ResBlock(nn.Module):
     resample: Callable[[Array], Array] | None = None
     scale_shift: bool = True
     dropout: float = 0.0
-    groups: int = 32
+    norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -146,16 +201,17 @@ class ResBlock(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
         resample = self.resample or (lambda y: y)
 
-        h = resample(nn.silu(GroupNorm(self.groups, name="norm1")(x)))
-        h = conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
-        emb = dense((2 if self.scale_shift else 1) * self.channels, name="emb")(nn.silu(emb))[:, None, None, :]
+        h = resample(nn.silu(self.norm(name="norm1")(x)))
+        h = conv3(h, self.channels, dtype=self.dtype, name="conv1")
+        emb = dense((2 if self.scale_shift else 1) * self.channels, name="emb")(nn.silu(emb))
+        emb = emb.reshape(emb.shape[0], *(1,) * (x.ndim - 2), -1)
         if self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
-            h = GroupNorm(self.groups, name="norm2")(h) * (1 + scale) + shift
+            h = self.norm(name="norm2")(h) * (1 + scale) + shift
         else:
-            h = GroupNorm(self.groups, name="norm2")(h + emb)
+            h = self.norm(name="norm2")(h + emb)
         h = Dropout(self.dropout)(nn.silu(h), key)
-        h = conv3x3(self.channels, dtype=self.dtype, zero=True, name="conv2")(h)
+        h = conv3(h, self.channels, dtype=self.dtype, zero=True, name="conv2")
 
         x = resample(x)
         if x.shape[-1] != self.channels:

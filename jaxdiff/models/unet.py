@@ -8,34 +8,49 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.embed import sinusoidal
-from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv3x3, downsample, init_default, upsample
+from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv3, downsample, init_default, upsample, wide
 from jaxdiff.typing import Array, InputError
 
 
 class UNet(nn.Module):
-    """A U-Net `(x [B, H, W, C], c_noise [B], cond) -> [B, H, W, out_channels]`, float32 out.
+    """A U-Net `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of that `dtype`).
 
-    H and W must be divisible by 2^(levels - 1); nothing else is asked of them.
+    x is a batch of sequences `[B, L, C]`, images `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be
+    divisible by 2^(levels - 1); nothing else is asked of them. The defaults are ADM's and, where that is said, DDPM's;
+    every network that `jaxdiff.pretrained` imports is this one with other arguments.
 
     Attributes:
-      channels: of the first level; even, and at least 4. The embedding has 4 times as many.
+      channels: of the first level.
       multipliers: channels of each level, in units of `channels`; one level is half as high and wide as the one before.
       blocks: residual blocks per level on the way down; one more on the way up.
-      attention_resolutions: feature maps whose smaller side is one of these get attention, as does the middle. One
-        that no level has is ignored, so that a configuration serves images of several sizes.
+      attention_resolutions: feature maps whose smallest side is one of these get attention. One that no level has is
+        ignored, so that a configuration serves images of several sizes.
       heads: attention heads; or, where `head_channels` is given, as many as make heads of that size.
       scale_shift: embeddings scale and shift (ADM) instead of being added (DDPM).
       resample_in_block: up- and down-sampling inside residual blocks (ADM) instead of by a strided convolution
         and by a convolution after nearest neighbour (DDPM).
       dropout: rate, on where a `key` is given.
       groups: of the normalisations.
-      num_classes: None, or the number of labels; label `num_classes` is the null label of unconditional prediction.
+      num_classes: None, or the number of labels.
       out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is.
+      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
+        float64, which is for comparisons: then all but the parameters is).
       remat: recompute the activations of residual blocks in the backward pass: less memory, about a third more time.
+      attention_levels: in place of `attention_resolutions`, the levels that have attention, whatever the size; the
+        first is 0.
+      middle_attention: attention between the two blocks in the middle.
+      resample_conv: without `resample_in_block`: False has no convolutions there, but means and nearest neighbours.
+      downsample_padding: of the strided convolution, before and after the image: (0, 1), DDPM's, or (1, 1).
+      least_group: the fewest channels of a group; see `layers.GroupNorm`.
+      norm_eps: of the normalisations.
+      embedding_channels: of the sinusoidal embedding, even, and at least 4; None for `channels`. What the blocks get is
+        4 times as wide.
+      freq_shift: of the embedding; see `embed.sinusoidal`.
+      cos_first: likewise.
+      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
-      InputError: H or W that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
+      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
         be split into heads.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.
@@ -55,6 +70,16 @@ class UNet(nn.Module):
     out_channels: int | None = None
     dtype: Any = jnp.float32
     remat: bool = False
+    attention_levels: Sequence[int] | None = None
+    middle_attention: bool = True
+    resample_conv: bool = True
+    downsample_padding: tuple[int, int] = (0, 1)
+    least_group: int = 2
+    norm_eps: float = 1e-5
+    embedding_channels: int | None = None
+    freq_shift: float = 1.0
+    cos_first: bool = False
+    null_label: bool = True
 
     @nn.compact
     def __call__(
@@ -63,94 +88,102 @@ class UNet(nn.Module):
         """Apply the network.
 
         Args:
-          x: `[B, H, W, C]`.
+          x: `[B, ..., C]`.
           c_noise: `[B]`, what says how noisy x is: a step number, or a scaled time.
-          cond: `label` int32 `[B]` in 0..num_classes where the network has classes; `image` `[B, H, W, C']` to be
+          cond: `label` int32 `[B]` in 0..num_classes where the network has classes; `image` `[B, ..., C']` to be
             concatenated to x as further channels.
           key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
         """
         cond = cond or {}
-        height, width, in_channels = x.shape[1:]
-        check_size(height, width, levels=len(self.multipliers))
+        *size, in_channels = x.shape[1:]
+        check_size(size, levels=len(self.multipliers))
         if (self.num_classes is not None) != ("label" in cond):
             expected = "labels" if self.num_classes is not None else "no labels (num_classes is None)"
             raise InputError(f"UNet: this network takes {expected}; cond has {sorted(cond) or 'nothing'}")
         if set(cond) - {"label", "image"}:
             raise InputError(f"UNet: cond may have 'label' and 'image'; got {sorted(cond)}")
 
+        norm = partial(GroupNorm, self.groups, self.norm_eps, self.least_group)
         block = partial(
             nn.remat(ResBlock) if self.remat else ResBlock,
-            scale_shift=self.scale_shift, dropout=self.dropout, groups=self.groups, dtype=self.dtype,
+            scale_shift=self.scale_shift, dropout=self.dropout, norm=norm, dtype=self.dtype,
         )  # fmt: skip
-        dense = partial(nn.Dense, 4 * self.channels, dtype=self.dtype, kernel_init=init_default)
+        width = self.embedding_channels or self.channels
+        dense = partial(nn.Dense, 4 * width, dtype=self.dtype, kernel_init=init_default)
 
-        def attend(h: Array, name: str, always: bool = False) -> Array:
-            if not always and min(h.shape[1:3]) not in self.attention_resolutions:
-                return h
+        def attend(h: Array, name: str) -> Array:
             heads, channels, size = self.heads, h.shape[-1], self.head_channels
             if size is not None:
                 if size < 1 or channels % size:
                     raise InputError(f"UNet: {channels} channels of {name} make no heads of head_channels = {size}")
                 heads = channels // size
-            return Attention(heads, groups=self.groups, dtype=self.dtype, name=name)(h)
+            return Attention(heads, norm=norm, dtype=self.dtype, name=name)(h)
 
-        emb = dense(name="time_1")(sinusoidal(c_noise, channels=self.channels))
-        emb = dense(name="time_2")(nn.silu(emb))
+        def attends(h: Array, level: int) -> bool:
+            if self.attention_levels is not None:
+                return level in self.attention_levels
+            return min(h.shape[1:-1]) in self.attention_resolutions
+
+        emb = sinusoidal(c_noise, channels=width, freq_shift=self.freq_shift, cos_first=self.cos_first)
+        emb = dense(name="time_2")(nn.silu(dense(name="time_1")(emb)))
         if self.num_classes is not None:
-            embed = nn.Embed(self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label")
-            emb = emb + embed(cond["label"])
+            labels = self.num_classes + self.null_label
+            emb = emb + nn.Embed(labels, 4 * width, dtype=self.dtype, name="label")(cond["label"])
 
         if "image" in cond:
             x = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
-        h = conv3x3(self.channels, dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
+        h = conv3(x.astype(self.dtype), self.channels, dtype=self.dtype, name="conv_in")
         skips = [h]
         last = len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):
             channels = multiplier * self.channels
             for i in range(self.blocks):
                 h = block(channels, name=f"down_{level}_{i}")(h, emb, key)
-                h = attend(h, f"down_{level}_{i}_attention")
+                h = attend(h, f"down_{level}_{i}_attention") if attends(h, level) else h
                 skips.append(h)
             if level < last:
                 if self.resample_in_block:
                     h = block(channels, resample=downsample, name=f"down_{level}")(h, emb, key)
+                elif self.resample_conv:
+                    padding = [self.downsample_padding] * len(size)
+                    h = conv3(h, channels, stride=2, padding=padding, dtype=self.dtype, name=f"down_{level}")
                 else:
-                    h = conv3x3(channels, stride=2, dtype=self.dtype, name=f"down_{level}")(h)
+                    h = downsample(h)
                 skips.append(h)
 
         h = block(h.shape[-1], name="middle_0")(h, emb, key)
-        h = attend(h, "middle_attention", always=True)
+        h = attend(h, "middle_attention") if self.middle_attention else h
         h = block(h.shape[-1], name="middle_1")(h, emb, key)
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             channels = multiplier * self.channels
             for i in range(self.blocks + 1):
                 h = block(channels, name=f"up_{level}_{i}")(jnp.concatenate([h, skips.pop()], axis=-1), emb, key)
-                h = attend(h, f"up_{level}_{i}_attention")
+                h = attend(h, f"up_{level}_{i}_attention") if attends(h, level) else h
             if level > 0:
                 if self.resample_in_block:
                     h = block(channels, resample=upsample, name=f"up_{level}")(h, emb, key)
                 else:
-                    h = conv3x3(channels, dtype=self.dtype, name=f"up_{level}")(upsample(h))
+                    h = upsample(h)
+                    h = conv3(h, channels, dtype=self.dtype, name=f"up_{level}") if self.resample_conv else h
 
-        h = nn.silu(GroupNorm(self.groups, name="norm_out")(h.astype(jnp.float32)))
-        out_channels = self.out_channels or in_channels
-        return conv3x3(out_channels, dtype=jnp.float32, zero=True, name="conv_out")(h)
+        h = nn.silu(norm(name="norm_out")(h.astype(wide(self.dtype))))
+        return conv3(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
 
 
-def check_size(height: int, width: int, *, levels: int) -> None:
-    """Raise `InputError` where an image cannot be halved `levels - 1` times.
+def check_size(size: Sequence[int], *, levels: int) -> None:
+    """Raise `InputError` where an image, or other data of this size, cannot be halved `levels - 1` times.
 
-    >>> check_size(8, 12, levels=3)
-    >>> check_size(28, 28, levels=4)
+    >>> check_size((8, 12), levels=3)
+    >>> check_size((28, 28), levels=4)
     Traceback (most recent call last):
     ...
-    jaxdiff.typing.InputError: UNet: 4 levels halve the image 3 times, so height and width must be divisible by 8; \
-got 28x28. Use fewer multipliers, or pad or resize the images.
+    jaxdiff.typing.InputError: UNet: 4 levels halve the image 3 times, so its size must be divisible by 8; got 28x28. \
+Use fewer multipliers, or pad or resize the images.
     """
     factor = 2 ** (levels - 1)
-    if height % factor or width % factor:
+    if any(n % factor for n in size):
         raise InputError(
-            f"UNet: {levels} levels halve the image {levels - 1} times, so height and width must be divisible by "
-            f"{factor}; got {height}x{width}. Use fewer multipliers, or pad or resize the images."
+            f"UNet: {levels} levels halve the image {levels - 1} times, so its size must be divisible by {factor}; got "
+            f"{'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
         )
