@@ -52,9 +52,22 @@ MAY_IMPORT = {
     "config": ["typing"],
     "build": [*CORE, *ABOVE, "models", "data", "train", "config"],
     "sampling": [*CORE, *ABOVE, "data", "config", "build"],
+    "pretrained": ["typing", "schedules", "models", "config", "build", "pretrained"],
     "runs": ["typing", "data", "train", "config", "build"],
     "report": ["typing", "data"],
-    "cli": ["cli", "typing", "samplers", "config", "build", "runs", "sampling", "report", "data", "train"],
+    "cli": [
+        "cli",
+        "typing",
+        "samplers",
+        "config",
+        "build",
+        "runs",
+        "sampling",
+        "report",
+        "data",
+        "train",
+        "pretrained",
+    ],
     "__init__": [*CORE, *ABOVE],
 }
 THIRD_PARTY = {  # rooms that may import more than jax and numpy
@@ -66,6 +79,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "train": {"optax", "orbax"},
     "config": {"dacite"},
     "build": {"optax"},
+    "pretrained": {"flax", "safetensors"},
     "report": {"tensorboardX", "tqdm", "matplotlib"},
     "cli": {"tyro", "tqdm"},
 }

@@ -1,12 +1,28 @@
 """What both commands say."""
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
+from jaxdiff import pretrained
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.typing import InputError, Schedule
+
+
+def load_pretrained(path: Path, options: Mapping[str, str]) -> pretrained.Pretrained:
+    """The network of another library, with options in words: "64" is a number, "true" a bool."""
+
+    def value(word: str) -> Any:
+        try:
+            return json.loads(word.lower())
+        except ValueError:
+            return word
+
+    return pretrained.load(path, **{name: value(word) for name, word in options.items()})
 
 
 def warn_of_signal(schedule: Schedule) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,23 +14,29 @@ from tqdm import tqdm
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli.common import say_errors, warn_of_signal
+from jaxdiff.cli.common import load_pretrained, say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.samplers import draws_noise
-from jaxdiff.typing import InputError
+from jaxdiff.train.parallel import replicate
+from jaxdiff.typing import InputError, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleCommand:
     """Make pictures with a trained model. What is not given is as in the run's config."""
 
-    run: Path
-    """The folder that train.py wrote."""
     num: int
     """How many."""
     out: Path
     """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each."""
+    run: Path | None = None
+    """The folder that train.py wrote."""
+    pretrained: Path | None = None
+    """In place of a run: a folder that diffusers' save_pretrained wrote, or a .pt file of guided-diffusion."""
+    pretrained_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ... (the arguments of
+    jaxdiff.pretrained.load_guided_diffusion)."""
     step: int | None = None
     """The checkpoint; default the latest."""
     weights: Literal["ema", "params"] = "ema"
@@ -73,7 +79,7 @@ def _sample(command: SampleCommand) -> None:
     if not 0 <= command.seed < 2**32:
         raise InputError(f"--seed {command.seed}: expected 0 <= seed < 2^32")
     check_out(command.out)
-    config, spec = runs.load_run(command.run)
+    config, spec, weights = _network(command)
     given = {
         field.name: getattr(command, field.name)
         for field in dataclasses.fields(configs.Sample)
@@ -92,10 +98,10 @@ def _sample(command: SampleCommand) -> None:
     warn_of_signal(schedule)
     labels = _labels(command, spec, given)
 
-    step, params = runs.load_weights(command.run, config, spec, item=command.weights, step=command.step)
+    name, params = weights(config)
     program = sampling.pmapped(sampling.generator(config, spec))
     parts = []
-    with tqdm(total=command.num, unit="img", desc=f"step {step}, {config.sample.sampler}") as bar:
+    with tqdm(total=command.num, unit="img", desc=f"{name}, {config.sample.sampler}") as bar:
         for images in sampling.in_batches(
             program, config, params, jax.random.key(command.seed), labels, num=command.num, batch=command.batch
         ):
@@ -106,6 +112,27 @@ def _sample(command: SampleCommand) -> None:
     except OSError as error:
         raise InputError(f"--out {command.out}: cannot be written ({error})") from error
     print(f"{command.num} pictures: {command.out}")
+
+
+def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[Config], tuple[str, PyTree]]]:
+    """A run's or an imported network: config, spec, and what loads the weights, with their name."""
+    run, path = command.run, command.pretrained
+    if run is not None and path is None:
+        if command.pretrained_options:
+            raise InputError("--pretrained-options without --pretrained")
+        config, spec = runs.load_run(run)
+
+        def weights(config: Config) -> tuple[str, PyTree]:
+            step, params = runs.load_weights(run, config, spec, item=command.weights, step=command.step)
+            return f"step {step}", params
+
+        return config, spec, weights
+    if run is None and path is not None:
+        if command.step is not None or command.weights != "ema":
+            raise InputError("--step and --weights choose a checkpoint of a --run; --pretrained has one")
+        loaded = load_pretrained(path, command.pretrained_options)
+        return loaded.config, loaded.spec, lambda _: (path.name, replicate(loaded.params))
+    raise InputError("give either --run FOLDER, of train.py, or --pretrained PATH, of another library")
 
 
 def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:

@@ -1,0 +1,196 @@
+"""State dicts of OpenAI's improved-diffusion and guided-diffusion U-Nets, `.pt` files without a description.
+
+The arrays' shapes and names say most of the network; what they leave open are arguments, with the names and defaults of
+its scripts' flags.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxdiff import build
+from jaxdiff.config import Config, Diffusion, Model, Sample
+from jaxdiff.pretrained.base import Pretrained
+from jaxdiff.pretrained.matching import Place, from_theirs
+from jaxdiff.pretrained.read import read_weights
+from jaxdiff.schedules import check_choice, check_whole
+from jaxdiff.typing import InputError
+
+
+def load_guided_diffusion(
+    path: Path | str,
+    *,
+    image_size: int,
+    num_heads: int = 4,
+    num_head_channels: int = -1,
+    use_new_attention_order: bool = False,
+    noise_schedule: Literal["linear", "cosine"] = "linear",
+    diffusion_steps: int = 1000,
+    predict_xstart: bool = False,
+    sigma_small: bool = False,
+) -> Pretrained:
+    """The network of a state dict, such as 64x64_diffusion.pt or 256x256_diffusion_uncond.pt.
+
+    Args:
+      path: the file.
+      image_size: height and width of its pictures.
+      num_heads: of attention, where `num_head_channels` is -1.
+      num_head_channels: the size of a head; 64 of the published ADM networks.
+      use_new_attention_order: queries, keys and values lie one after the other for all heads, not for each.
+      noise_schedule: the table.
+      diffusion_steps: its length.
+      predict_xstart: it predicts x0, not eps.
+      sigma_small: without a learned variance, the smaller of the fixed ones.
+
+    Raises:
+      InputError: a broken file, one with more in it than tensors, or the weights of another network (a classifier, or
+        one for super-resolution, among them).
+
+    Source: Nichol & Dhariwal 2021 (arXiv 2102.09672), Dhariwal & Nichol 2021 (arXiv 2105.05233).
+    """
+    path = Path(path)
+    for name, value in {"image_size": image_size, "diffusion_steps": diffusion_steps, "num_heads": num_heads}.items():
+        check_whole(name, value)
+    check_whole("num_head_channels", num_head_channels, -1)
+    check_choice("noise_schedule", noise_schedule, ("linear", "cosine"))
+    tensors = read_weights(path)
+    model, num_classes, channels, learned = _network(tensors, path)
+    if num_head_channels > 0:
+        model = dataclasses.replace(model, head_channels=num_head_channels)
+    else:
+        model = dataclasses.replace(model, heads=num_heads)
+    # The published linear table has the same total noise whatever its length.
+    ends = {"beta_start": 0.1 / diffusion_steps, "beta_end": 20 / diffusion_steps} if noise_schedule == "linear" else {}
+    config = Config(
+        model=model,
+        diffusion=Diffusion(
+            schedule=noise_schedule,
+            schedule_options=ends,
+            steps=diffusion_steps,
+            kind="x0" if predict_xstart else "eps",
+            learned_variance=learned,
+        ),
+        sample=Sample(variance="learned_range" if learned else "fixed_small" if sigma_small else "fixed_large"),
+    )
+    spec = build.Spec((image_size, image_size, channels), num_classes)
+    like = jax.eval_shape(lambda: build.init_params(config, spec, jax.random.key(0)))
+    places = _places(model, new_order=use_new_attention_order)
+    return Pretrained(config, spec, from_theirs(path, tensors, like, places))
+
+
+def _network(tensors: Mapping[str, Any], path: Path) -> tuple[Model, int | None, int, bool]:
+    """The network but for its heads, the number of classes and of channels, and whether it learned the variance."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        found = tensors.get(name)
+        if not isinstance(found, np.ndarray):
+            raise InputError(f"{path}: no {name} in it; expected the state dict of a U-Net of guided-diffusion")
+        return tuple(found.shape)
+
+    first, channels = shape("input_blocks.0.0.weight")[:2]
+    outputs, embedding = shape("out.2.weight")[0], shape("time_embed.0.weight")[1]
+    names = [str(name) for name in tensors]
+    inputs = 1 + max(int(m[1]) for name in names if (m := re.match(r"input_blocks\.(\d{1,3})\.", name)))
+
+    # Each level but the last ends in a step down: a convolution, or a residual block, which on the way up is the second
+    # of its output block, or nothing that has parameters, so that a number is left out.
+    strided = [i for i in range(inputs) if f"input_blocks.{i}.0.op.weight" in tensors]
+    ups = [name for name in names if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)]
+    gaps = [i for i in range(inputs) if not any(name.startswith(f"input_blocks.{i}.") for name in names)]
+    levels = 1 + max(len(strided), len(ups), len(gaps))
+    blocks = inputs // levels - 1
+
+    starts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
+    widths = [shape(f"{start}.0.in_layers.2.weight")[0] for start in starts]
+    scale_shift = shape(f"{starts[0]}.0.emb_layers.1.weight")[0] == 2 * widths[0]
+    learned = outputs == 2 * channels
+    if any(width % first for width in widths) or outputs not in (channels, 2 * channels) or blocks < 1:
+        raise InputError(
+            f"{path}: not a U-Net that makes images from noise alone: {channels} channels in, {outputs} out, levels of "
+            f"{widths} channels after {first}"
+        )
+    model = Model(
+        channels=first,
+        embedding_channels=embedding,
+        multipliers=tuple(width // first for width in widths),
+        blocks=blocks,
+        attention_levels=tuple(i for i, start in enumerate(starts) if f"{start}.1.qkv.weight" in tensors),
+        scale_shift=scale_shift,
+        resample_in_block=bool(ups),
+        resample_conv=not gaps,
+        downsample_padding=(1, 1),
+        least_group=1,
+        freq_shift=0.0,
+        cos_first=True,
+        null_label=False,
+    )
+    classes = shape("label_emb.weight")[0] if "label_emb.weight" in tensors else None
+    return model, classes, channels, learned
+
+
+_BLOCK = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "emb": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "skip": "skip_connection",
+}
+
+
+def _places(model: Model, *, new_order: bool) -> dict[str, Place]:
+    """Where each module's parameters are."""
+    last, blocks = len(model.multipliers) - 1, model.blocks
+    names = {
+        "time_1": "time_embed.0",
+        "time_2": "time_embed.2",
+        "label": "label_emb",
+        "conv_in": "input_blocks.0.0",
+        "norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+    residual = {"middle_0": "middle_block.0", "middle_1": "middle_block.2"}
+    attentions = {"middle_attention": ("middle_block.1", model.multipliers[-1])}
+    for level, multiplier in enumerate(model.multipliers):
+        attends = level in (model.attention_levels or ())
+        first = {"down": 1 + level * (blocks + 1), "up": (last - level) * (blocks + 1)}
+        for way, theirs in (("down", "input_blocks"), ("up", "output_blocks")):
+            for i in range(blocks + (way == "up")):
+                residual[f"{way}_{level}_{i}"] = f"{theirs}.{first[way] + i}.0"
+                attentions[f"{way}_{level}_{i}_attention"] = (f"{theirs}.{first[way] + i}.1", multiplier)
+        ends = {
+            "down": (f"input_blocks.{first['down'] + blocks}.0", "op"),
+            "up": (f"output_blocks.{first['up'] + blocks}.{1 + attends}", "conv"),
+        }
+        for way, (theirs, conv) in ends.items():
+            if model.resample_in_block:
+                residual[f"{way}_{level}"] = theirs
+            else:
+                names[f"{way}_{level}"] = f"{theirs}.{conv}"
+    places = {ours: Place((theirs,)) for ours, theirs in names.items()}
+    for ours, theirs in residual.items():
+        places |= {
+            f"{ours}/{part}": Place((f"{theirs}.{name}",), ones=2 * (part == "skip")) for part, name in _BLOCK.items()
+        }
+    for ours, (theirs, multiplier) in attentions.items():
+        width = multiplier * model.channels
+        heads = width // model.head_channels if model.head_channels else model.heads
+        places[f"{ours}/norm"] = Place((f"{theirs}.norm",))
+        places[f"{ours}/qkv"] = Place((f"{theirs}.qkv",), order=None if new_order else _by_head(width, heads), ones=1)
+        places[f"{ours}/out"] = Place((f"{theirs}.proj_out",), ones=1)
+    return places
+
+
+def _by_head(width: int, heads: int) -> tuple[int, ...]:
+    """Where queries, keys and values of all heads are, if each head has its own three together.
+
+    >>> _by_head(4, 2)
+    (0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11)
+    """
+    lying = np.arange(3 * width).reshape(heads, 3, width // heads)  # there; ours is [3, heads, size]
+    return tuple(lying.swapaxes(0, 1).ravel().tolist())

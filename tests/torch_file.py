@@ -1,0 +1,80 @@
+"""Files as torch.save writes them, made without torch: a zip of raw numbers, and a pickle that refers to them."""
+
+import io
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from unittest import mock
+
+import numpy as np
+
+STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage", "float16": "HalfStorage"}
+
+
+def _rebuild_tensor_v2(*args):
+    raise NotImplementedError
+
+
+_rebuild_tensor_v2.__module__ = "torch._utils"
+
+
+class Storage:
+    def __init__(self, kind, key, numel):
+        self.place = ("storage", kind, key, "cpu", numel)
+
+
+class Tensor:
+    """Pickled as torch pickles one."""
+
+    def __init__(self, storage, offset, shape, strides):
+        self.args = (storage, offset, shape, strides, False, OrderedDict())
+
+    def __reduce__(self):
+        return _rebuild_tensor_v2, self.args
+
+
+class Writer(pickle.Pickler):
+    def persistent_id(self, obj):
+        return obj.place if isinstance(obj, Storage) else None
+
+
+def modules():
+    """torch, as far as a pickle names it."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    utils._rebuild_tensor_v2, torch._utils = _rebuild_tensor_v2, utils
+    for name in STORAGES.values():
+        setattr(torch, name, type(name, (), {"__module__": "torch"}))
+    return torch, mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils})
+
+
+def save(path, value, *, protocol=2, compression=zipfile.ZIP_STORED, numel=None, strides=None, byteorder=b"little"):
+    """Write `value` with its numpy arrays as tensors. The options make files that torch does not."""
+    torch, installed = modules()
+    raw = []
+
+    def tensors(value):
+        if isinstance(value, dict):
+            return OrderedDict((name, tensors(v)) for name, v in value.items())
+        if not isinstance(value, np.ndarray):
+            return value
+        raw.append(value.tobytes())
+        kind = getattr(torch, STORAGES[value.dtype.name])
+        steps = tuple(n // value.itemsize for n in value.strides)
+        storage = Storage(kind, str(len(raw) - 1), value.size if numel is None else numel)
+        return Tensor(storage, 0, value.shape, steps if strides is None else strides)
+
+    program = io.BytesIO()
+    with installed:
+        Writer(program, protocol).dump(tensors(value))
+    write_zip(path, program.getvalue(), raw, compression=compression, byteorder=byteorder)
+
+
+def write_zip(path, program, raw=(), *, compression=zipfile.ZIP_STORED, byteorder=b"little"):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/byteorder", byteorder)
+        for i, numbers in enumerate(raw):
+            archive.writestr(f"archive/data/{i}", numbers)
+        archive.writestr("archive/version", "3\n")
