@@ -17,11 +17,12 @@ import optax
 from jaxdiff import denoise, losses, samplers, schedules, time_sampling, timesteps
 from jaxdiff.config import Config, Data, Diffusion, Sample
 from jaxdiff.data import Source, Unlabelled, array_file, digits, tfds_images
-from jaxdiff.models import UNet
+from jaxdiff.models import UNet, lora
 from jaxdiff.models.unet import check_size
 from jaxdiff.noise import fold_in, white_noise
 from jaxdiff.parameterization import KINDS, determinant
 from jaxdiff.preconditioning import PRECONDITIONINGS, Preconditioning, precondition
+from jaxdiff.train.frozen import Trained, all_but, only, stop_frozen
 from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, Denoiser, InputError, Model, PyTree, Schedule
 from jaxdiff.weighting import WEIGHTS
@@ -143,6 +144,7 @@ def network(config: Config, spec: Spec) -> UNet:
     check_size(spec.image_shape[:2], levels=len(config.model.multipliers))
     out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
     options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype), "out_channels": out_channels}
+    del options["lora_rank"]
     return UNet(num_classes=spec.num_classes, **options)
 
 
@@ -150,7 +152,18 @@ def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
     """Fresh parameters."""
     net = network(config, spec)
     cond = {} if spec.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
-    return jax.jit(net.init)(key, jnp.zeros((1, *spec.image_shape)), jnp.zeros(1), cond)
+    return with_lora(config, jax.jit(net.init)(key, jnp.zeros((1, *spec.image_shape)), jnp.zeros(1), cond), key)
+
+
+def with_lora(config: Config, params: PyTree, key: Array) -> PyTree:
+    """Parameters with those of the low-rank adaptation, if the config has one."""
+    return lora.adapted(key, params, rank=config.model.lora_rank) if config.model.lora_rank else params
+
+
+def trained(config: Config) -> Trained | None:
+    """Which parameters are: all (None), all but `optim.frozen`, or the low-rank adaptation alone."""
+    frozen = [""] if config.model.lora_rank else config.optim.frozen
+    return all_but(frozen) if frozen else None
 
 
 def preconditioning(diffusion: Diffusion, alphas: Schedule) -> Preconditioning | None:
@@ -186,7 +199,7 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
     net = network(config, spec)
 
     def apply(x: Array, c_noise: Array) -> Array:
-        return jnp.asarray(net.apply(params, x, c_noise, cond, key=key))
+        return jnp.asarray(net.apply(lora.merged(params), x, c_noise, cond, key=key))
 
     alphas = schedule(config.diffusion)
     design = preconditioning(config.diffusion, alphas)
@@ -240,9 +253,12 @@ def measured(diffusion: Diffusion, alphas: Schedule) -> Callable[..., dict[str, 
 def loss_fn(config: Config, spec: Spec) -> LossFn:
     """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key."""
     d, alphas = config.diffusion, schedule(config.diffusion)
-    draw_times, measure = times_seen(d, alphas), measured(d, alphas)
+    draw_times, measure, which = times_seen(d, alphas), measured(d, alphas), trained(config)
+    if spec.num_classes is not None and not config.model.null_label and config.train.label_dropout:
+        raise InputError("--train.label-dropout: this network has no null label for hidden ones; use 0")
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
+        params = stop_frozen(params, which)
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
         t = draw_times(fold_in(keys, 0))
         eps = white_noise(fold_in(keys, 1), x0.shape)
@@ -265,7 +281,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     if warmup:
         rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), rate], [warmup])
     adam = optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay if c.name == "adamw" else 0.0)
-    return optax.chain(optax.clip_by_global_norm(c.clip), adam) if c.clip else adam
+    tx = optax.chain(optax.clip_by_global_norm(c.clip), adam) if c.clip else adam
+    return only(tx, trained(config))
 
 
 def steps_per_call(config: Config, *, done: int = 0) -> int:

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "models": ["typing", "noise", "models"],
     "data": ["typing", "data"],
     "train": ["typing", "noise", "train"],
-    "config": ["typing"],
+    "config": ["typing", "config"],
     "build": [*CORE, *ABOVE, "models", "data", "train", "config"],
     "sampling": [*CORE, *ABOVE, "data", "config", "build"],
     "pretrained": ["typing", "schedules", "models", "config", "build", "pretrained"],

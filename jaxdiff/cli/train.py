@@ -19,13 +19,15 @@ import tyro
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli.common import say_errors, warn_of_signal
+from jaxdiff.cli.common import load_pretrained, say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data import batches
 from jaxdiff.data.images import grid, write_png
+from jaxdiff.pretrained import Pretrained
 from jaxdiff.report import Report, plot_loss
 from jaxdiff.train import NonFiniteLossError, TrainState, fit, init_state, pmapped, train_step
 from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.train.frozen import check_frozen
 from jaxdiff.train.loop import Every
 from jaxdiff.train.parallel import per_device, replicate
 from jaxdiff.typing import Array, InputError
@@ -40,6 +42,11 @@ class TrainCommand:
     settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     run: Path | None = None
     """Where everything is written; default runs/<the config file's name>."""
+    init: Path | None = None
+    """Start from a network of another library, as sample.py --pretrained does. What it is, takes the place of the
+    config's model and diffusion sections."""
+    init_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ..."""
     resume: Literal["auto", "must", "never"] = "auto"
     """auto: continue from the last checkpoint, if any. must: refuse to start afresh. never: refuse to continue."""
     dry_run: bool = False
@@ -49,20 +56,29 @@ class TrainCommand:
 def train_main(argv: Sequence[str] | None = None) -> None:
     """The command line of train.py."""
     args = sys.argv[1:] if argv is None else list(argv)
-    say_errors(lambda: _train(_parse(args), args), stopped="stopped; the same command starts or continues it")
+    say_errors(lambda: _train(*_parse(args), args), stopped="stopped; the same command starts or continues it")
 
 
-def _parse(args: list[str]) -> TrainCommand:
+def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path, nargs="?")
-    path = first.parse_known_args(args)[0].config
-    file = tyro.MISSING if path is None else path
-    # The file's config is the default that the command line overrides.
-    default = TrainCommand(config=file, settings=Config() if path is None else configs.load(path))
-    return tyro.cli(TrainCommand, args=args, default=default, prog="train.py")
+    first.add_argument("--init", type=Path, nargs="?")
+    first.add_argument("--init-options", nargs="*", default=[])
+    given = first.parse_known_args(args)[0]
+    # The file's config, with the imported network's, is the default that the command line overrides.
+    settings = Config() if given.config is None else configs.load(given.config)
+    loaded = None
+    if given.init is not None:
+        words = given.init_options
+        loaded = load_pretrained(given.init, dict(zip(words[::2], words[1::2])))
+        settings = dataclasses.replace(settings, model=loaded.config.model, diffusion=loaded.config.diffusion)
+    elif given.init_options:
+        raise InputError("--init-options without --init")
+    default = TrainCommand(config=tyro.MISSING if given.config is None else given.config, settings=settings)
+    return tyro.cli(TrainCommand, args=args, default=default, prog="train.py"), loaded
 
 
-def _train(command: TrainCommand, args: list[str]) -> None:
+def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) -> None:
     config = command.settings
     folder = command.run or Path("runs") / command.config.stem
 
@@ -103,9 +119,14 @@ def _train(command: TrainCommand, args: list[str]) -> None:
     run_steps = pmapped(step)
 
     def initial() -> TrainState:
-        return init_state(build.init_params(config, spec, init_key), tx)
+        if loaded is None:
+            return init_state(build.init_params(config, spec, init_key), tx)
+        return init_state(build.with_lora(config, loaded.params, init_key), tx)
 
     like = jax.eval_shape(initial)  # finds what is wrong with the network
+    check_frozen(config.optim.frozen, like.params)
+    if loaded is not None:
+        _check_init(loaded, config, spec, like)
     if command.dry_run:
         _print_plan(config, spec, folder, run_steps, like, share=share, devices=devices, per_call=per_call)
         return
@@ -177,6 +198,20 @@ def _train(command: TrainCommand, args: list[str]) -> None:
         f"{folder}: done. Checkpoints, {folder / 'samples'}, {curve}, tensorboard --logdir {folder / 'tensorboard'}\n"
         f"Sample it: {_sample_hint(folder, spec)}"
     )
+
+
+def _check_init(loaded: Pretrained, config: Config, spec: build.Spec, like: TrainState) -> None:
+    """The imported network must be the one that the data and the settings ask for."""
+    if (spec.image_shape[-1], spec.num_classes) != (loaded.spec.image_shape[-1], loaded.spec.num_classes):
+        hint = "; --data.labels False leaves the labels out" if loaded.spec.num_classes is None else ""
+        raise InputError(
+            f"--init: that network is for images of {loaded.spec.image_shape[-1]} channels with "
+            f"{loaded.spec.num_classes or 'no'} classes, {config.data.name} has {spec.image_shape[-1]} and "
+            f"{spec.num_classes or 'none'}{hint}"
+        )
+    asked = jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
+    if jax.tree.map(lambda leaf: leaf.shape, asked) != jax.tree.map(lambda leaf: leaf.shape, like.params):
+        raise InputError("--init: the settings of --model.* and --diffusion.* on the command line make another network")
 
 
 @contextmanager

@@ -1,20 +1,7 @@
-"""Typed settings of a run. A config file is a Python file that sets `config = Config(...)` with what differs.
-
-Every field can be overridden on the command line, as `--section.field VALUE`.
-"""
+"""The settings, section by section."""
 
 import dataclasses
-import difflib
-import json
-import math
-import re
-import runpy
-from pathlib import Path
-from typing import Any, Literal
-
-import dacite
-
-from jaxdiff.typing import InputError
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +95,8 @@ class Model:
     """Of the computation; parameters, normalisation and output are float32."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    lora_rank: int = 0
+    """Train a low-rank adaptation of the attention alone, of this rank; 0: train everything (but optim.frozen)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +119,8 @@ class Optim:
     """Added to the root of the second moment."""
     weight_decay: float = 0.0
     """Of adamw."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are: beginnings of their names, such as conv_in down_0 (see --dry-run)."""
     clip: float = 1.0
     """Bound on the global norm of the gradient; 0 for none."""
 
@@ -203,148 +194,3 @@ class Config:
     train: Train = Train()
     sample: Sample = Sample()
     log: Log = Log()
-
-
-FREE_ON_RESUME = ("train.steps", "train.steps_per_call", "data.dir", "sample", "log")
-"""What a resumed run may change: how long, and what is written. Everything else is the experiment."""
-
-
-def check(config: Config) -> None:
-    """Raise `InputError` for a value that no run can have, naming its field."""
-    rules = {
-        "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
-        "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
-        "model.channels": (config.model.channels >= 4 and config.model.channels % 4 == 0, "a positive multiple of 4"),
-        "model.multipliers": (min(config.model.multipliers, default=0) >= 1, "one or more positive numbers"),
-        "model.blocks": (config.model.blocks >= 1, "at least 1"),
-        "model.groups": (config.model.groups >= 1, "at least 1"),
-        "model.heads": (config.model.heads >= 1, "at least 1"),
-        "model.dropout": (0 <= config.model.dropout < 1, "0 <= rate < 1"),
-        "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),
-        "optim.b1": (0 <= config.optim.b1 < 1, "0 <= b1 < 1"),
-        "optim.b2": (0 <= config.optim.b2 < 1, "0 <= b2 < 1"),
-        "optim.eps": (0 < config.optim.eps < math.inf, "a positive number"),
-        "optim.weight_decay": (
-            0 <= config.optim.weight_decay < math.inf
-            and (config.optim.name == "adamw" or not config.optim.weight_decay),
-            "0 or more; with --optim.name adam 0, only adamw decays weights",
-        ),
-        "optim.warmup": (config.optim.warmup >= 0, "0 or more"),
-        "optim.clip": (0 <= config.optim.clip < math.inf, "0 (none) or more"),
-        "train.steps": (1 <= config.train.steps < 2**31, "at least 1, below 2^31"),
-        "train.batch_size": (config.train.batch_size >= 1, "at least 1"),
-        "train.steps_per_call": (config.train.steps_per_call is None or config.train.steps_per_call >= 1, "at least 1"),
-        "train.ema_decay": (0 <= config.train.ema_decay < 1, "0 <= decay < 1"),
-        "train.label_dropout": (0 <= config.train.label_dropout <= 1, "0 <= share <= 1"),
-        "sample.steps": (config.sample.steps >= 1, "at least 1"),
-        "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta < math.inf, "0 or more"),
-        "sample.temperature": (0 <= config.sample.temperature < math.inf, "0 or more"),
-        "sample.guidance": (math.isfinite(config.sample.guidance), "a number"),
-        "log.every": (config.log.every >= 1, "at least 1"),
-        "log.samples": (config.log.samples >= 1, "at least 1"),
-        "log.samples_every": (config.log.samples_every >= 1, "at least 1"),
-        "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
-        "log.keep": (config.log.keep >= 1, "at least 1"),
-    }
-    for name, (ok, expected) in rules.items():
-        if not ok:
-            value: Any = config
-            for part in name.split("."):
-                value = getattr(value, part)
-            raise InputError(f"--{name} {value}: expected {expected}")
-    if not config.model.null_label and config.sample.guidance != 1:
-        raise InputError(
-            f"guidance {config.sample.guidance} needs a null label, which this network has not (model.null_label); use "
-            "--sample.guidance 1 (--guidance 1 in sample.py)"
-        )
-    if config.data.labels and config.train.label_dropout == 0 and config.sample.guidance != 1:
-        raise InputError(
-            f"guidance {config.sample.guidance} needs a model that was trained with hidden labels too, but "
-            "train.label_dropout is 0; use --sample.guidance 1 (--guidance 1 in sample.py), or train with label dropout"
-        )
-
-
-def load(path: Path) -> Config:
-    """Run a config file and take its `config`.
-
-    Raises:
-      InputError: no such file, it does not run, or it does not set `config` to a `Config`.
-    """
-    if not path.is_file():
-        near = difflib.get_close_matches(str(path), map(str, sorted(Path("configs").glob("*.py"))), n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(f"--config {path}: no such file.{hint}")
-    try:
-        names = runpy.run_path(str(path))
-    except Exception as error:  # whatever the user's file raises
-        gist = f"{type(error).__name__}: {error}"
-        raise InputError(f"--config {path}: the file does not run: {gist}{_nearest_field(str(error))}") from error
-    config = names.get("config")
-    if not isinstance(config, Config):
-        found = "sets no such name" if config is None else f"sets it to a {type(config).__name__}"
-        raise InputError(f"--config {path}: expected the file to set `config = Config(...)`; it {found}")
-    try:
-        _from_dict(dataclasses.asdict(config))
-    except dacite.DaciteError as error:
-        raise InputError(f"--config {path}: {error}") from error
-    return config
-
-
-def _nearest_field(message: str) -> str:
-    """A hint where a config file gives an argument that no section has."""
-    wrong = re.search(r"unexpected keyword argument '(\w+)'", message)
-    fields = [f.name for f in dataclasses.fields(Config)]
-    for section in (Data, Diffusion, Model, Optim, Train, Sample, Log):
-        fields += [f.name for f in dataclasses.fields(section)]
-    near = difflib.get_close_matches(wrong[1], fields, n=1) if wrong else []
-    return f". Did you mean {near[0]}?" if near else ""
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """As plain JSON values."""
-    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return result
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
-
-    >>> from_dict(to_dict(Config(seed=3))) == Config(seed=3)
-    True
-    """
-    try:
-        return _from_dict(values)
-    except dacite.DaciteError as error:
-        raise InputError(f"the run's config is of another version of jaxdiff: {error}") from error
-
-
-def _from_dict(values: dict[str, Any]) -> Config:
-    return dacite.from_dict(Config, values, dacite.Config(cast=[tuple], type_hooks={float: _as_float}, strict=True))
-
-
-def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted names.
-
-    >>> flatten({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        nested = isinstance(value, dict) and not name.endswith("_options")
-        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which a run cannot be resumed as it was started: `{name: (old, new)}`.
-
-    >>> differences(Config(), Config(seed=1, train=Train(steps=7)))
-    {'seed': (0, 1)}
-    """
-    a, b = flatten(to_dict(old)), flatten(to_dict(new))
-    free = [name for name in a if any(name == f or name.startswith(f + ".") for f in FREE_ON_RESUME)]
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name] and name not in free}

@@ -1,0 +1,13 @@
+"""Typed settings of a run. A config file is a Python file that sets `config = Config(...)` with what differs.
+
+Every field can be overridden on the command line, as `--section.field VALUE`.
+"""
+
+from jaxdiff.config.check import check
+from jaxdiff.config.files import FREE_ON_RESUME, differences, flatten, from_dict, load, to_dict
+from jaxdiff.config.sections import Config, Data, Diffusion, Log, Model, Optim, Sample, Train
+
+__all__ = [
+    "FREE_ON_RESUME", "Config", "Data", "Diffusion", "Log", "Model", "Optim", "Sample", "Train", "check", "differences",
+    "flatten", "from_dict", "load", "to_dict",
+]  # fmt: skip

@@ -1,0 +1,66 @@
+"""Values that no run can have."""
+
+import math
+from typing import Any
+
+from jaxdiff.config.sections import Config
+from jaxdiff.typing import InputError
+
+
+def check(config: Config) -> None:
+    """Raise `InputError` for a value that no run can have, naming its field."""
+    rules = {
+        "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
+        "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
+        "model.channels": (config.model.channels >= 4 and config.model.channels % 4 == 0, "a positive multiple of 4"),
+        "model.multipliers": (min(config.model.multipliers, default=0) >= 1, "one or more positive numbers"),
+        "model.blocks": (config.model.blocks >= 1, "at least 1"),
+        "model.groups": (config.model.groups >= 1, "at least 1"),
+        "model.heads": (config.model.heads >= 1, "at least 1"),
+        "model.lora_rank": (
+            config.model.lora_rank >= 0 and not (config.model.lora_rank and config.optim.frozen),
+            "0 or more; with --optim.frozen 0, as everything but the adaptation is frozen",
+        ),
+        "model.dropout": (0 <= config.model.dropout < 1, "0 <= rate < 1"),
+        "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),
+        "optim.b1": (0 <= config.optim.b1 < 1, "0 <= b1 < 1"),
+        "optim.b2": (0 <= config.optim.b2 < 1, "0 <= b2 < 1"),
+        "optim.eps": (0 < config.optim.eps < math.inf, "a positive number"),
+        "optim.weight_decay": (
+            0 <= config.optim.weight_decay < math.inf
+            and (config.optim.name == "adamw" or not config.optim.weight_decay),
+            "0 or more; with --optim.name adam 0, only adamw decays weights",
+        ),
+        "optim.warmup": (config.optim.warmup >= 0, "0 or more"),
+        "optim.clip": (0 <= config.optim.clip < math.inf, "0 (none) or more"),
+        "train.steps": (1 <= config.train.steps < 2**31, "at least 1, below 2^31"),
+        "train.batch_size": (config.train.batch_size >= 1, "at least 1"),
+        "train.steps_per_call": (config.train.steps_per_call is None or config.train.steps_per_call >= 1, "at least 1"),
+        "train.ema_decay": (0 <= config.train.ema_decay < 1, "0 <= decay < 1"),
+        "train.label_dropout": (0 <= config.train.label_dropout <= 1, "0 <= share <= 1"),
+        "sample.steps": (config.sample.steps >= 1, "at least 1"),
+        "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta < math.inf, "0 or more"),
+        "sample.temperature": (0 <= config.sample.temperature < math.inf, "0 or more"),
+        "sample.guidance": (math.isfinite(config.sample.guidance), "a number"),
+        "log.every": (config.log.every >= 1, "at least 1"),
+        "log.samples": (config.log.samples >= 1, "at least 1"),
+        "log.samples_every": (config.log.samples_every >= 1, "at least 1"),
+        "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
+        "log.keep": (config.log.keep >= 1, "at least 1"),
+    }
+    for name, (ok, expected) in rules.items():
+        if not ok:
+            value: Any = config
+            for part in name.split("."):
+                value = getattr(value, part)
+            raise InputError(f"--{name} {value}: expected {expected}")
+    if not config.model.null_label and config.sample.guidance != 1:
+        raise InputError(
+            f"guidance {config.sample.guidance} needs a null label, which this network has not (model.null_label); use "
+            "--sample.guidance 1 (--guidance 1 in sample.py)"
+        )
+    if config.data.labels and config.train.label_dropout == 0 and config.sample.guidance != 1:
+        raise InputError(
+            f"guidance {config.sample.guidance} needs a model that was trained with hidden labels too, but "
+            "train.label_dropout is 0; use --sample.guidance 1 (--guidance 1 in sample.py), or train with label dropout"
+        )

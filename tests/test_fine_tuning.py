@@ -1,0 +1,178 @@
+"""train.py --init, frozen parameters and low-rank adaptation: what is trained, and that nothing else moves."""
+
+import dataclasses
+import shlex
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_cli_train import fails
+from test_pretrained import SMALL, ours
+
+from jaxdiff import InputError, build, pretrained, runs
+from jaxdiff.cli import sample_main, train_main
+from jaxdiff.config import Config, Model, Optim, Train
+from jaxdiff.models import lora
+from jaxdiff.train.frozen import all_but, check_frozen
+
+CONFIG = """
+from jaxdiff.config import Config, Log, Optim, Sample, Train
+
+config = Config(
+    optim=Optim(learning_rate=1e-2, warmup=0, name="adamw", weight_decay=0.1),
+    train=Train(steps=2, batch_size=16, label_dropout=0, ema_decay=0.5),
+    sample=Sample(steps=2),
+    log=Log(every=1, samples=1, samples_every=2, checkpoint_every=2),
+)
+"""
+SPEC = build.Spec((8, 8, 1), 10)
+NET = dataclasses.replace(SMALL, multipliers=(1,), attention_levels=(0,), dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A folder of diffusers for the digits, and a config without a network."""
+    folder = tmp_path_factory.mktemp("imported")
+    pretrained.save_diffusers(folder / "net", ours(NET, SPEC, kind="v"))
+    (folder / "tune.py").write_text(CONFIG)
+    return folder
+
+
+def tune(imported, run, options=""):
+    """Fine-tune; return the parameters before and after."""
+    with jax.numpy_dtype_promotion("standard"):
+        train_main(shlex.split(f"--config {imported / 'tune.py'} --init {imported / 'net'} --run {run} {options}"))
+    config, spec = runs.load_run(run)
+    assert spec == SPEC
+    _, after = runs.load_weights(run, config, spec, item="params")
+    return pretrained.load(imported / "net").params, after
+
+
+def changed(before, after):
+    return {"/".join(k.key for k in path) for path, same in jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda a, b: bool((a == b).all()), before, after)) if not same}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_at_the_import_and_can_be_sampled_and_resumed(imported, tmp_path):
+    run = tmp_path / "run"
+    before, _ = tune(imported, run, "--optim.learning-rate 1e-30 --optim.weight-decay 0 --optim.name adam")
+    config, spec = runs.load_run(run)
+    assert (config.model.channels, config.diffusion.kind, config.model.dropout) == (8, "v", 0.1)
+    _, after = runs.load_weights(run, config, spec)
+    chex.assert_trees_all_close(after, before, rtol=1e-6)  # with no learning rate it is what was imported
+    with jax.numpy_dtype_promotion("standard"):
+        sample_main(shlex.split(f"--run {run} --num 2 --steps 2 --out {tmp_path / 'x.npz'}"))
+    _, more = tune(
+        imported, run, "--optim.learning-rate 1e-30 --optim.weight-decay 0 --optim.name adam --train.steps 4"
+    )
+    chex.assert_trees_all_close(more, before, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_all_parameters_learn_but_the_frozen_ones(imported, tmp_path):
+    before, after = tune(imported, tmp_path / "all")
+    assert len(changed(before, after)) == len(jax.tree.leaves(before))
+    before, after = tune(imported, tmp_path / "some", "--optim.frozen conv_in down_0 label")
+    moved = changed(before, after)
+    names = {"/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(before)}
+    kept = {name for name in names if name.startswith(("params/conv_in", "params/down_0", "params/label"))}
+    assert kept
+    assert moved == names - kept  # to the bit, in spite of the weight decay
+
+
+@pytest.mark.slow
+def test_low_rank_adaptation_moves_itself_alone(imported, tmp_path):
+    before, after = tune(imported, tmp_path / "run", "--model.lora-rank 2")
+    assert changed(before["params"], after["params"]) == set()
+    assert {name.split("/")[0] for name in after["lora"]} == {
+        "down_0_0_attention", "middle_attention", "up_0_0_attention", "up_0_1_attention"
+    }  # fmt: skip
+    assert all(np.abs(ab["b"]).max() > 0 for ab in after["lora"].values())
+    config, spec = runs.load_run(tmp_path / "run")
+    with jax.numpy_dtype_promotion("standard"):
+        sample_main(shlex.split(f"--run {tmp_path / 'run'} --num 2 --steps 2 --out {tmp_path / 'x.npz'}"))
+    # Exported it is an ordinary network of the same outputs.
+    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=0))
+    pretrained.save_diffusers(tmp_path / "net", pretrained.Pretrained(plain, spec, lora.merged(after)))
+    back = pretrained.load(tmp_path / "net")
+    x, t, labels = np.ones((2, 8, 8, 1), np.float32), jnp.float32(0.5), jnp.array([1, 2])
+    np.testing.assert_array_equal(back.model(labels)(x, t), build.model(config, spec, after, labels)(x, t))
+
+
+def test_low_rank_adaptation_starts_as_nothing_and_is_w_plus_ab():
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((8, 24)).astype(np.float32)
+    variables = {"params": {"m_attention": {"qkv": {"kernel": kernel}}, "dense": {"kernel": kernel}}}
+    adapted = lora.adapted(jax.random.key(0), variables, rank=3)
+    chex.assert_trees_all_equal(lora.merged(adapted), variables)
+    [name] = adapted["lora"]
+    b = rng.standard_normal((3, 24)).astype(np.float32)
+    adapted["lora"][name]["b"] = b
+    found = lora.merged(adapted)["params"]
+    np.testing.assert_allclose(
+        found["m_attention"]["qkv"]["kernel"], kernel + adapted["lora"][name]["a"] @ b, rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_array_equal(found["dense"]["kernel"], kernel)
+    with pytest.raises(InputError, match="has none"):
+        lora.adapted(jax.random.key(0), {"params": {"dense": {"kernel": kernel}}}, rank=3)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_frozen_parameters_have_no_gradient_and_no_optimiser_state():
+    model = Model(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4)
+    config = Config(
+        model=model, optim=Optim(frozen=("conv_in", "down", "time", "label")), train=Train(label_dropout=0.0)
+    )
+    params = jax.jit(lambda key: build.init_params(config, SPEC, key))(jax.random.key(0))
+    batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)}
+    loss = build.loss_fn(config, SPEC)
+    keys = jax.random.split(jax.random.key(1), 2)
+    gradients = jax.jit(jax.grad(lambda p: loss(p, batch, keys)["loss"].mean()))(params)
+    trained = all_but(config.optim.frozen)(params)
+    assert all(jax.tree.leaves(jax.tree.map(lambda g, yes: yes or not g.any(), gradients, trained)))
+    numbers = sum(leaf.size for leaf, yes in zip(jax.tree.leaves(params), jax.tree.leaves(trained)) if yes)
+    state = build.optimizer(config).init(params)
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+    assert moments == 2 * numbers  # Adam's two
+    everything = build.optimizer(Config(model=model)).init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(everything) if leaf.ndim) == 2 * sum(
+        leaf.size for leaf in jax.tree.leaves(params)
+    )
+    assert isinstance(build.optimizer(config), optax.GradientTransformation)
+
+
+def test_what_cannot_be_frozen():
+    params = {"params": {"conv_in": {"bias": 0.0}, "conv_out": {"bias": 0.0}}}
+    with pytest.raises(InputError, match="nothing to freeze begins with 'down'; the modules are conv_in, conv_out"):
+        check_frozen(["conv_in", "down"], params)
+    with pytest.raises(InputError, match="nothing is left to train"):
+        check_frozen(["conv"], params)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
+    np.save(tmp_path / "rgb.npy", np.zeros((4, 8, 8, 3), np.uint8))
+
+    def refused(options, init=imported / "net"):
+        given = f"--config {imported / 'tune.py'} --init {init} --run {tmp_path / 'run'} {options}"
+        message = fails(capsys, train_main, given)
+        assert not (tmp_path / "run").exists()
+        return message
+
+    assert "is for images of 1 channels with 10 classes" in refused(f"--data.name {tmp_path / 'rgb.npy'}")
+    assert "with 10 classes, digits has 1 and none" in refused("--data.labels False")
+    assert "no null label for hidden ones; use 0" in refused("--train.label-dropout 0.1")
+    assert "make another network" in refused("--model.channels 12")
+    assert "nothing to freeze begins with 'dwn'" in refused("--optim.frozen dwn")
+    assert "--model.lora_rank 2: expected" in refused("--model.lora-rank 2 --optim.frozen conv_in")
+    assert "has no option 'image_size'" in refused("--init-options image_size 8")
+    assert "no such file or folder" in refused("", init=tmp_path / "none")
+    message = fails(capsys, train_main, f"--config {imported / 'tune.py'} --init-options a 1")
+    assert "--init-options without --init" in message
+    plain = imported / "unlabelled"
+    pretrained.save_diffusers(plain, ours(SMALL, build.Spec((8, 8, 1), None)))
+    assert "--data.labels False leaves the labels out" in refused("", init=plain)
