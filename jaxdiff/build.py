@@ -206,7 +206,7 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
     if design is not None:
         return precondition(apply, design, schedule=alphas)
     if isinstance(alphas, schedules.Discrete):
-        return denoise.at_steps(apply, T=alphas.T)
+        return denoise.at_steps(apply, T=alphas.T, scale=config.diffusion.step_scale)
     return denoise.at_scaled_time(apply)
 
 

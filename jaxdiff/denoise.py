@@ -16,8 +16,8 @@ from jaxdiff.schedules import alpha_sigma, as_float, expand, require, step_posit
 from jaxdiff.typing import Array, Denoiser, Model, Prediction, Schedule
 
 
-def at_steps(network: Model, *, T: int) -> Model:
-    """A model of t from a network that was built for step numbers k = 0..T-1 of a table: `c_noise = t T - 1`.
+def at_steps(network: Model, *, T: int, scale: float = 1.0) -> Model:
+    """A model of t from a network that was built for step numbers k = 0..T-1 of a table: `c_noise = scale (t T - 1)`.
 
     This is the one place where a step number is made; time (k + 1) / T is exactly step k, as a float.
 
@@ -25,7 +25,7 @@ def at_steps(network: Model, *, T: int) -> Model:
     >>> model(jnp.zeros((2, 1)), jnp.array([0.001, 1.0])).tolist()
     [0.0, 999.0]
     """
-    return lambda x, t: network(x, _per_batch(step_position(t, T), x))
+    return lambda x, t: network(x, _per_batch(scale * step_position(t, T), x))
 
 
 def at_scaled_time(network: Model, *, scale: float = 1000.0) -> Model:

@@ -88,6 +88,8 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
 def check_data(folder: Path, description: dict[str, Any]) -> None:
     """Other data under the same name would resume at a place that means something else."""
     before = json.loads((folder / "run.json").read_text())
+    if before.get("init") != description["init"]:
+        raise InputError(f"run directory {folder}: --init has other weights than those it was started from")
     for name in ("image_shape", "num_classes", "images", "checksum"):
         if before.get(name) != description[name]:
             raise InputError(
@@ -105,14 +107,17 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"run directory {folder}: cannot be written ({error})") from error
 
 
-def describe(config: Config, source: Source) -> dict[str, Any]:
-    """What `run.json` and every checkpoint say of a run: the resolved config, and by what its data is known again."""
+def describe(config: Config, source: Source, *, init: PyTree = None) -> dict[str, Any]:
+    """What `run.json` and every checkpoint say of a run: the resolved config, and by what its data, and the weights it
+    started from, are known again."""
+    weights = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(init))
     some = source.gather(np.linspace(0, len(source) - 1, 64).astype(int))
     return {
         "config": to_dict(config),
         "image_shape": list(source.image_shape),
         "num_classes": source.num_classes,
         "images": len(source),
+        "init": zlib.crc32(weights) if weights else None,
         "checksum": zlib.crc32(b"".join(some[name].tobytes() for name in sorted(some))),
     }
 

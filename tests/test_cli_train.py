@@ -1,9 +1,13 @@
 """train.py: what it writes and says, resuming, and every error in one clear message with exit code 2."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +246,19 @@ def test_bf16_remat_adamw_cosine_and_a_continuous_schedule_train(here):
     )
     lines = read_metrics(here / "runs" / "tiny" / "metrics.jsonl")
     assert np.isfinite([line["loss"] for line in lines]).all()
+
+
+def test_compiled_programs_are_kept_in_the_user_s_cache(tmp_path):
+    """In a process of its own: in this one, the tests' cache is in use."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    code = "import jax; from jaxdiff.cli.common import use_compilation_cache as use; use(); print(jax.config.jax_compilation_cache_dir)"
+
+    def found(**more):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment | {"XDG_CACHE_HOME": str(tmp_path)} | more, capture_output=True,
+            text=True, check=True, cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    assert found() == str(tmp_path / "jaxdiff" / "xla")
+    assert found(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other")) == str(tmp_path / "other")

@@ -7,7 +7,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from test_cli_train import fails
 from test_pretrained import SMALL, ours
@@ -57,24 +56,23 @@ def changed(before, after):
 
 
 @pytest.mark.slow
-def test_fine_tuning_starts_at_the_import_and_can_be_sampled_and_resumed(imported, tmp_path):
-    run = tmp_path / "run"
-    before, _ = tune(imported, run, "--optim.learning-rate 1e-30 --optim.weight-decay 0 --optim.name adam")
-    config, spec = runs.load_run(run)
-    assert (config.model.channels, config.diffusion.kind, config.model.dropout) == (8, "v", 0.1)
-    _, after = runs.load_weights(run, config, spec)
-    chex.assert_trees_all_close(after, before, rtol=1e-6)  # with no learning rate it is what was imported
-    with jax.numpy_dtype_promotion("standard"):
-        sample_main(shlex.split(f"--run {run} --num 2 --steps 2 --out {tmp_path / 'x.npz'}"))
-    _, more = tune(
-        imported, run, "--optim.learning-rate 1e-30 --optim.weight-decay 0 --optim.name adam --train.steps 4"
-    )
-    chex.assert_trees_all_close(more, before, rtol=1e-6)
+@pytest.mark.parametrize("options", ["--optim.frozen conv_in", "--model.lora-rank 2"])
+def test_it_resumes_as_if_it_had_never_stopped(imported, tmp_path, options):
+    """Two steps and then two more are four, to the bit."""
+    before, whole = tune(imported, tmp_path / "whole", f"{options} --train.steps 4")
+    tune(imported, tmp_path / "run", options)
+    _, resumed = tune(imported, tmp_path / "run", f"{options} --train.steps 4")
+    chex.assert_trees_all_equal(resumed, whole)
+    assert changed(before["params"], whole["params"]) or "lora" in whole
 
 
 @pytest.mark.slow
 def test_all_parameters_learn_but_the_frozen_ones(imported, tmp_path):
-    before, after = tune(imported, tmp_path / "all")
+    before, after = tune(
+        imported, tmp_path / "all", "--optim.learning-rate 1e-30 --optim.name adam --optim.weight-decay 0"
+    )
+    chex.assert_trees_all_close(after, before, rtol=1e-6)  # it starts at what was imported
+    before, after = tune(imported, tmp_path / "more")
     assert len(changed(before, after)) == len(jax.tree.leaves(before))
     before, after = tune(imported, tmp_path / "some", "--optim.frozen conv_in down_0 label")
     moved = changed(before, after)
@@ -96,8 +94,7 @@ def test_low_rank_adaptation_moves_itself_alone(imported, tmp_path):
     with jax.numpy_dtype_promotion("standard"):
         sample_main(shlex.split(f"--run {tmp_path / 'run'} --num 2 --steps 2 --out {tmp_path / 'x.npz'}"))
     # Exported it is an ordinary network of the same outputs.
-    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=0))
-    pretrained.save_diffusers(tmp_path / "net", pretrained.Pretrained(plain, spec, lora.merged(after)))
+    pretrained.save_diffusers(tmp_path / "net", pretrained.Pretrained(config, spec, after))
     back = pretrained.load(tmp_path / "net")
     x, t, labels = np.ones((2, 8, 8, 1), np.float32), jnp.float32(0.5), jnp.array([1, 2])
     np.testing.assert_array_equal(back.model(labels)(x, t), build.model(config, spec, after, labels)(x, t))
@@ -142,7 +139,6 @@ def test_frozen_parameters_have_no_gradient_and_no_optimiser_state():
     assert sum(leaf.size for leaf in jax.tree.leaves(everything) if leaf.ndim) == 2 * sum(
         leaf.size for leaf in jax.tree.leaves(params)
     )
-    assert isinstance(build.optimizer(config), optax.GradientTransformation)
 
 
 def test_what_cannot_be_frozen():
@@ -166,7 +162,13 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
     assert "is for images of 1 channels with 10 classes" in refused(f"--data.name {tmp_path / 'rgb.npy'}")
     assert "with 10 classes, digits has 1 and none" in refused("--data.labels False")
     assert "no null label for hidden ones; use 0" in refused("--train.label-dropout 0.1")
-    assert "make another network" in refused("--model.channels 12")
+    assert "--init: that network has model.channels 8, not 12" in refused("--model.channels 12")
+    assert "--init: that network has model.heads 1, not 2, model.cos_first" in refused(
+        "--model.heads 2 --model.cos-first True"
+    )
+    assert "adapts a network that was trained; give --init" in fails(
+        capsys, train_main, f"--config {imported / 'tune.py'} --run {tmp_path / 'run'} --model.lora-rank 2"
+    )
     assert "nothing to freeze begins with 'dwn'" in refused("--optim.frozen dwn")
     assert "--model.lora_rank 2: expected" in refused("--model.lora-rank 2 --optim.frozen conv_in")
     assert "has no option 'image_size'" in refused("--init-options image_size 8")
@@ -176,3 +178,32 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
     plain = imported / "unlabelled"
     pretrained.save_diffusers(plain, ours(SMALL, build.Spec((8, 8, 1), None)))
     assert "--data.labels False leaves the labels out" in refused("", init=plain)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_is_of_training_comes_from_the_config(imported, tmp_path, capsys):
+    text = (imported / "tune.py").read_text().replace("import Config,", "import Config, Diffusion, Model,")
+    own = "model=Model(channels=4, remat=True, dropout=0.3, lora_rank=2), diffusion=Diffusion(weight='min_snr', kind='x0'),"
+    (tmp_path / "own.py").write_text(text.replace("config = Config(", f"config = Config({own}"))
+    train_main(
+        shlex.split(f"--config {tmp_path / 'own.py'} --init {imported / 'net'} --run {tmp_path / 'run'} --dry-run")
+    )
+    said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert [said[f"model.{name}"] for name in ("channels", "remat", "dropout", "lora_rank")] == [
+        "8",
+        "True",
+        "0.3",
+        "2",
+    ]
+    assert (said["diffusion.kind"], said["diffusion.weight"]) == ("v", "min_snr")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_resuming_with_other_weights_is_refused(imported, tmp_path, capsys):
+    tune(imported, tmp_path / "run")
+    other = ours(NET, SPEC, kind="v")
+    other = dataclasses.replace(other, params=jax.tree.map(lambda p: p + 1, other.params))
+    pretrained.save_diffusers(tmp_path / "other", other)
+    given = f"--config {imported / 'tune.py'} --init {tmp_path / 'other'} --run {tmp_path / 'run'} --train.steps 4"
+    assert "--init has other weights" in fails(capsys, train_main, given)

@@ -96,6 +96,9 @@ def test_a_network_trained_here_can_be_exported(tmp_path):
         ({"heads": 2}, {}, "model.heads 2"),
         ({"resample_conv": False}, {}, "model.resample_conv False"),
         ({"groups": 3}, {}, "model.groups 3"),
+        ({"embedding_channels": 12}, {}, "model.embedding_channels 12"),
+        ({"multipliers": (2, 2)}, {}, r"model.multipliers \(2, 2\)"),
+        ({}, {"step_scale": 0.25}, "told 0.25 of it"),
         ({}, {"schedule": "flow", "kind": "velocity"}, "no scheduler for the schedule flow"),
         ({}, {"schedule": "linear", "kind": "score"}, "prediction of score"),
         ({}, {"schedule": "linear", "preconditioning": "edm"}, "no preconditioning"),
@@ -143,9 +146,17 @@ def test_weights_must_fit_one_and_all(folder):
         ({"center_input_sample": True, "act_fn": "gelu"}, "center_input_sample True, act_fn 'gelu'"),
         ({"no_such_thing": 1}, "no_such_thing: no argument that is known here"),
         ({"layers_per_block": 10**9}, "layers_per_block 1000000000"),
-        ({"layers_per_block": "two"}, "not readable as the arguments"),
-        ({"block_out_channels": 8}, "not readable as the arguments"),
+        ({"layers_per_block": "two"}, "no arguments of a UNet2DModel"),
+        ({"block_out_channels": 8}, "no arguments of a UNet2DModel"),
         ({"sample_size": None}, "sample_size None"),
+        ({"sample_size": "8"}, "describes no network"),
+        ({"sample_size": -8}, "describes no network"),
+        ({"sample_size": [8]}, "no arguments of a UNet2DModel"),
+        ({"freq_shift": 4}, "describes no network: --model.freq_shift 4.0"),
+        ({"norm_eps": None}, "describes no network"),
+        ({"add_attention": "no"}, "describes no network"),
+        ({"num_class_embeds": "10"}, "describes no network"),
+        ({"norm_num_groups": 5}, "norm_num_groups 5"),
     ],
 )
 def test_arguments_without_a_counterpart_are_refused(folder, values, message):
@@ -159,10 +170,13 @@ def test_arguments_without_a_counterpart_are_refused(folder, values, message):
     [
         ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"thresholding": True}, "thresholding True"),
+        ({"clip_sample_range": 2}, "clip_sample_range 2"),
+        ({"_class_name": "CMStochasticIterativeScheduler"}, "_class_name 'CMStochasticIterativeScheduler'"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name 'FlowMatchEulerDiscreteScheduler'"),
         ({"variance_type": "learned_range"}, "variance_type 'learned_range'"),
         ({"prediction_type": "flow"}, "prediction_type 'flow'"),
-        ({"num_train_timesteps": "many"}, "not readable as the arguments"),
+        ({"num_train_timesteps": "many"}, "describes no network"),
     ],
 )
 def test_schedulers_without_a_counterpart_are_refused(folder, values, message):
@@ -177,11 +191,24 @@ def test_without_a_scheduler_it_is_ddpm_s(folder):
     assert (loaded.schedule, loaded.kind) == (schedules.linear(1000), "eps")
 
 
+# Of guided-diffusion's own files, for a network of two levels and one block in each.
+GUIDED_NAMES = (
+    "time_embed.0.weight", "time_embed.2.bias", "input_blocks.0.0.weight", "input_blocks.1.0.in_layers.0.weight",
+    "input_blocks.1.0.in_layers.2.bias", "input_blocks.1.0.emb_layers.1.weight", "input_blocks.2.0.op.weight",
+    "input_blocks.1.0.out_layers.0.bias", "input_blocks.1.0.out_layers.3.weight", "input_blocks.3.1.norm.weight",
+    "input_blocks.3.1.qkv.weight", "input_blocks.3.1.proj_out.bias", "middle_block.0.in_layers.0.weight",
+    "middle_block.1.qkv.bias", "middle_block.2.out_layers.3.weight", "output_blocks.0.0.skip_connection.weight",
+    "output_blocks.0.1.proj_out.weight", "output_blocks.1.2.conv.weight", "output_blocks.3.0.in_layers.2.weight",
+    "out.0.weight", "out.2.bias",
+)  # fmt: skip
+
+
 def guided(tmp_path, **changes):
     """A file of guided-diffusion, and the network in it."""
     model = dataclasses.replace(SMALL, groups=32, heads=4, downsample_padding=(1, 1), freq_shift=0.0, cos_first=True)
     there = ours(dataclasses.replace(model, embedding_channels=8, **changes))
     tensors = to_theirs(there.params, _places(there.config.model, new_order=False))
+    assert {*GUIDED_NAMES} <= {*tensors} or changes
     torch_file.save(tmp_path / "m.pt", tensors)
     return there, tensors
 
@@ -207,6 +234,8 @@ def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
         ({"image_size": "large"}, "image_size: expected a whole number, at least 1, got 'large'"),
         ({"noise_schedule": "sqrt"}, "unknown noise_schedule 'sqrt'; expected one of linear, cosine"),
         ({"num_heads": 3}, "16 channels cannot be split into 3 heads"),
+        ({"use_new_attention_order": "no"}, "use_new_attention_order: expected true or false, got 'no'"),
+        ({"diffusion_steps": 4000}, "rescale_timesteps: with 4000 diffusion_steps say whether"),
     ]:
         with pytest.raises(InputError, match=message):
             pretrained.load(tmp_path / "m.pt", **{"image_size": 8} | options)
@@ -216,10 +245,24 @@ def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
         ({n: v for n, v in tensors.items() if n[:3] != "out"}, "no out.2.weight"),
         (tensors | {"input_blocks.999999999.0.weight": np.zeros(1)}, "left over input_blocks.999999999.0.weight"),
         (tensors | {"out.2.weight": np.zeros((1, 8, 3, 3))}, "not a U-Net that makes images from noise alone"),
+        (  # super-resolution: the picture to enlarge comes in too
+            tensors | {"input_blocks.0.0.weight": np.zeros((8, 6, 3, 3)), "out.2.weight": np.zeros((6, 8, 3, 3))},
+            "not a U-Net that makes images from noise alone: 6 channels in, 6 out",
+        ),
     ]:
         torch_file.save(tmp_path / "m.pt", bad)
         with pytest.raises(InputError, match=message):
             pretrained.load(tmp_path / "m.pt", image_size=8)
+
+
+def test_networks_of_improved_diffusion_are_told_rescaled_steps(tmp_path):
+    """4,000 steps, of which the last is 3999 / 4; whose network says what it is told."""
+    guided(tmp_path)
+    for rescale, expected in ((True, 999.75), (False, 3999.0)):
+        loaded = pretrained.load(tmp_path / "m.pt", image_size=8, diffusion_steps=4000, rescale_timesteps=rescale)
+        x, one = np.ones((1, 8, 8, 3), np.float32), np.float32(1)
+        told = loaded.network.apply(loaded.params, x, np.array([expected], np.float32))
+        np.testing.assert_allclose(loaded.model()(x, one), told, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -1,5 +1,6 @@
 """Weights are read as they are, and nothing that is no weights is read, let alone run."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -113,6 +114,8 @@ def test_code_is_refused_and_not_run(tmp_path, protocol):
         b"\x80\x02K\x05.",  # a number
         b"cbuiltins\nglobals\n.",
         b"\x80\x02\x82\x01.",  # a registered extension
+        b"\x80\x04)" + b"2\x86" * 60 + b"\x8c\x01a\x93.",  # a name of 2^60 tuples
+        b"\x80\x02]q\x00(" + b"\x8a\xff" + b"\x7f" * 255 + b"q\x01" + b"h\x01" * 300_000 + b"t.",
     ],
 )
 def test_broken_pickles_are_refused(tmp_path, program):
@@ -222,3 +225,59 @@ def test_another_zip_is_refused(tmp_path):
     torch_file.write_zip(tmp_path / "n.pt", pickle.dumps([1, 2], 2))
     with pytest.raises(InputError, match="holds list, expected a dictionary"):
         read_weights(tmp_path / "n.pt")
+
+
+def test_a_shape_of_many_huge_numbers_is_refused(tmp_path):
+    """Their product alone would take minutes."""
+    torch, installed = torch_file.modules()
+    huge = (1 << 2000,) * 1000
+    value = {"a": torch_file.Tensor(torch_file.Storage(torch.FloatStorage, "0", 1), 0, huge, (0,) * 1000)}
+    program = io.BytesIO()
+    with installed:
+        torch_file.Writer(program, 2).dump(value)
+    torch_file.write_zip(tmp_path / "m.pt", program.getvalue(), [bytes(4)])
+    with pytest.raises(InputError, match="no shape, or no strides"):
+        read_weights(tmp_path / "m.pt")
+
+
+def test_many_views_of_the_same_numbers_are_refused(tmp_path):
+    torch, installed = torch_file.modules()
+    storage = torch_file.Storage(torch.FloatStorage, "0", 10**5)
+    value = {str(i): torch_file.Tensor(storage, 0, (10**5,), (1,)) for i in range(100)}
+    program = io.BytesIO()
+    with installed:
+        torch_file.Writer(program, 2).dump(value)
+    torch_file.write_zip(tmp_path / "m.pt", program.getvalue(), [bytes(4 * 10**5)])
+    with pytest.raises(InputError, match="far more numbers than the file"):
+        read_weights(tmp_path / "m.pt")
+
+
+def test_random_damage_is_an_input_error_or_nothing(tmp_path):
+    for kind in ("pt", "safetensors"):
+        path = tmp_path / f"m.{kind}"
+        if kind == "pt":
+            torch_file.save(path, {"a": np.arange(9.0), "b": np.ones((2, 3), np.float32)})
+        else:
+            save_file({"a": np.arange(9.0), "b": np.ones((2, 3), np.float32)}, path)
+        data = path.read_bytes()
+        for seed in range(2000):
+            draw = np.random.default_rng(seed)
+            changed = bytearray(data)
+            for _ in range(draw.integers(1, 4)):
+                changed[draw.integers(len(data))] = draw.integers(256)
+            path.write_bytes(bytes(changed))
+            with contextlib.suppress(InputError):
+                read_weights(path)
+
+
+def test_integers_of_64_bits_stay_what_they_are(tmp_path):
+    arrays = {"i": np.array([2**40 + 1]), "u": np.array([2**63], np.uint64), "d": np.array([1 + 2.0**-50])}
+    save_file(arrays, tmp_path / "m.safetensors")
+    found = read_weights(tmp_path / "m.safetensors")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "f8.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2))
+    with pytest.raises(InputError, match="a has numbers of the kind F8_E4M3"):
+        read_weights(tmp_path / "f8.safetensors")

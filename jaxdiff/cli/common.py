@@ -1,16 +1,26 @@
 """What both commands say."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxdiff import pretrained
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.typing import InputError, Schedule
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory, or where JAX_COMPILATION_CACHE_DIR says: another run of the
+    same command need not compile them again. JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "jaxdiff" / "xla"))
 
 
 def load_pretrained(path: Path, options: Mapping[str, str]) -> pretrained.Pretrained:
@@ -38,6 +48,7 @@ def warn_of_signal(schedule: Schedule) -> None:
 
 def say_errors(command: Callable[[], None], *, stopped: str) -> None:
     """Run a command: a user's error is one message and exit code 2; Ctrl-C is `stopped` and 130."""
+    use_compilation_cache()
     try:
         command()
     except (InputError, NonFiniteLossError) as error:

@@ -43,8 +43,9 @@ class TrainCommand:
     run: Path | None = None
     """Where everything is written; default runs/<the config file's name>."""
     init: Path | None = None
-    """Start from a network of another library, as sample.py --pretrained does. What it is, takes the place of the
-    config's model and diffusion sections."""
+    """Start from a network of another library, as sample.py --pretrained does. What it is comes from there, in place of
+    the config's model and diffusion sections; how it is trained (dropout, dtype, remat, lora_rank, times, weight) from
+    the config."""
     init_options: dict[str, str] = dataclasses.field(default_factory=dict)
     """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ..."""
     resume: Literal["auto", "must", "never"] = "auto"
@@ -71,7 +72,7 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     if given.init is not None:
         words = given.init_options
         loaded = load_pretrained(given.init, dict(zip(words[::2], words[1::2])))
-        settings = dataclasses.replace(settings, model=loaded.config.model, diffusion=loaded.config.diffusion)
+        settings = _with_network(settings, loaded)
     elif given.init_options:
         raise InputError("--init-options without --init")
     default = TrainCommand(config=tyro.MISSING if given.config is None else given.config, settings=settings)
@@ -107,7 +108,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
 
     source = build.source(config.data)
     spec = build.Spec(source.image_shape, source.num_classes)
-    description = runs.describe(config, source)
+    description = runs.describe(config, source, init=None if loaded is None else loaded.params)
     if saved:
         runs.check_data(folder, description)
         _tell_of_decay(folder, config)
@@ -126,7 +127,11 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     like = jax.eval_shape(initial)  # finds what is wrong with the network
     check_frozen(config.optim.frozen, like.params)
     if loaded is not None:
-        _check_init(loaded, config, spec, like)
+        _check_init(loaded, config, spec)
+    elif config.model.lora_rank and not saved:
+        raise InputError(
+            f"--model.lora-rank {config.model.lora_rank}: adapts a network that was trained; give --init PATH"
+        )
     if command.dry_run:
         _print_plan(config, spec, folder, run_steps, like, share=share, devices=devices, per_call=per_call)
         return
@@ -200,7 +205,20 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     )
 
 
-def _check_init(loaded: Pretrained, config: Config, spec: build.Spec, like: TrainState) -> None:
+OF_TRAINING = {"model": ("dropout", "dtype", "remat", "lora_rank"), "diffusion": ("times", "weight", "weight_options")}
+"""Settings that are not what a network is, but how it is trained."""
+
+
+def _with_network(config: Config, loaded: Pretrained) -> Config:
+    """The config with another's network: of `OF_TRAINING` its own settings, of all else the other's."""
+    sections = {}
+    for name, own in OF_TRAINING.items():
+        ours, theirs = getattr(config, name), getattr(loaded.config, name)
+        sections[name] = dataclasses.replace(theirs, **{field: getattr(ours, field) for field in own})
+    return dataclasses.replace(config, **sections)
+
+
+def _check_init(loaded: Pretrained, config: Config, spec: build.Spec) -> None:
     """The imported network must be the one that the data and the settings ask for."""
     if (spec.image_shape[-1], spec.num_classes) != (loaded.spec.image_shape[-1], loaded.spec.num_classes):
         hint = "; --data.labels False leaves the labels out" if loaded.spec.num_classes is None else ""
@@ -209,9 +227,10 @@ def _check_init(loaded: Pretrained, config: Config, spec: build.Spec, like: Trai
             f"{loaded.spec.num_classes or 'no'} classes, {config.data.name} has {spec.image_shape[-1]} and "
             f"{spec.num_classes or 'none'}{hint}"
         )
-    asked = jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
-    if jax.tree.map(lambda leaf: leaf.shape, asked) != jax.tree.map(lambda leaf: leaf.shape, like.params):
-        raise InputError("--init: the settings of --model.* and --diffusion.* on the command line make another network")
+    different = configs.differences(_with_network(config, loaded), config)
+    if different:
+        lines = ", ".join(f"{name} {there!r}, not {asked!r}" for name, (there, asked) in different.items())
+        raise InputError(f"--init: that network has {lines}; leave these settings out")
 
 
 @contextmanager

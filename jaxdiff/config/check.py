@@ -17,6 +17,23 @@ def check(config: Config) -> None:
         "model.blocks": (config.model.blocks >= 1, "at least 1"),
         "model.groups": (config.model.groups >= 1, "at least 1"),
         "model.heads": (config.model.heads >= 1, "at least 1"),
+        "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
+        "model.least_group": (config.model.least_group >= 1, "at least 1"),
+        "model.norm_eps": (0 < config.model.norm_eps < math.inf, "a positive number"),
+        "model.embedding_channels": (
+            config.model.embedding_channels is None
+            or (config.model.embedding_channels >= 4 and config.model.embedding_channels % 2 == 0),
+            "an even number, at least 4",
+        ),
+        "model.freq_shift": (
+            0 <= config.model.freq_shift < (config.model.embedding_channels or config.model.channels) // 2,
+            "0 or more, and below half of the channels of the embedding",
+        ),
+        "model.downsample_padding": (config.model.downsample_padding in ((0, 1), (1, 1)), "0 1 or 1 1"),
+        "model.attention_levels": (
+            all(0 <= level < len(config.model.multipliers) for level in config.model.attention_levels or ()),
+            "levels from 0, as many as multipliers",
+        ),
         "model.lora_rank": (
             config.model.lora_rank >= 0 and not (config.model.lora_rank and config.optim.frozen),
             "0 or more; with --optim.frozen 0, as everything but the adaptation is frozen",

@@ -31,6 +31,8 @@ class Diffusion:
     """Arguments of the schedule's function in jaxdiff.schedules, as NAME VALUE pairs, such as beta_end 0.02."""
     steps: int = 1000
     """T, the length of a schedule's table; continuous schedules have none."""
+    step_scale: float = 1.0
+    """Of a table: what the network is told is the step's number, 0 to T - 1, times this."""
     kind: str = "eps"
     """What the network predicts: eps, x0, v, score, velocity, or F (EDM's)."""
     preconditioning: str | None = None
@@ -60,7 +62,7 @@ class Model:
     blocks: int = 2
     """Residual blocks per level."""
     attention_resolutions: tuple[int, ...] = (16,)
-    """Sizes of feature maps that get self-attention (the smallest always does)."""
+    """Sizes of feature maps that get self-attention (the smallest has it by `middle_attention`)."""
     attention_levels: tuple[int, ...] | None = None
     """Levels that get self-attention, from 0, in place of `attention_resolutions`."""
     middle_attention: bool = True

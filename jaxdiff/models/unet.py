@@ -103,7 +103,7 @@ class UNet(nn.Module):
         if set(cond) - {"label", "image"}:
             raise InputError(f"UNet: cond may have 'label' and 'image'; got {sorted(cond)}")
 
-        norm = partial(GroupNorm, self.groups, self.norm_eps, self.least_group)
+        norm = partial(GroupNorm, self.groups, eps=self.norm_eps, least=self.least_group)
         block = partial(
             nn.remat(ResBlock) if self.remat else ResBlock,
             scale_shift=self.scale_shift, dropout=self.dropout, norm=norm, dtype=self.dtype,

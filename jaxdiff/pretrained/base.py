@@ -1,11 +1,16 @@
 """What an import yields."""
 
 import dataclasses
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxdiff import build
-from jaxdiff.config import Config
-from jaxdiff.typing import Array, Denoiser, Model, PyTree, Schedule
+from jaxdiff.config import Config, check, from_dict, to_dict
+from jaxdiff.schedules import check_whole
+from jaxdiff.typing import Array, Denoiser, InputError, Model, PyTree, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Pretrained:
 
     @property
     def network(self) -> Any:
-        """The Flax module: `network.apply(params, x, c_noise, cond)`."""
+        """The Flax module: `network.apply(params, x, c_noise, cond)`; with a low-rank adaptation of `lora.merged`."""
         return build.network(self.config, self.spec)
 
     @property
@@ -45,3 +50,20 @@ class Pretrained:
         """`(x_t, t) -> Prediction`, with `log_var` if it learned the variance: what samplers, guidance and likelihood
         take."""
         return build.denoiser(self.config, self.spec, self.params, labels)
+
+
+def parameter_shapes(path: Path, config: Config, spec: build.Spec) -> PyTree:
+    """The shapes of the network's parameters.
+
+    Raises:
+      InputError: the description that was read from `path` makes no network: a value of another type, or out of range.
+    """
+    try:
+        check(from_dict(to_dict(config)))  # of which the first looks at types, and the second at values
+        for number in (*spec.image_shape, *(() if spec.num_classes is None else (spec.num_classes,))):
+            check_whole("sample_size, in_channels or num_class_embeds", number)
+        return jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
+    except InputError as error:
+        raise InputError(f"{path}: describes no network: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: describes no network ({type(error).__name__}: {error})") from error

@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax.traverse_util import flatten_dict
 
 from jaxdiff import build
-from jaxdiff.config import Config, Model, check
+from jaxdiff.config import Config, Model
 from jaxdiff.models.layers import group_count
-from jaxdiff.pretrained.base import Pretrained
+from jaxdiff.models.lora import merged
+from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.diffusers_scheduler import diffusion_of, read_json, scheduler_of
 from jaxdiff.pretrained.matching import Place, from_theirs, to_theirs
-from jaxdiff.pretrained.read import read_weights
+from jaxdiff.pretrained.read import need_safetensors, read_weights
+from jaxdiff.schedules import require
 from jaxdiff.typing import InputError, PyTree
 
 _WEIGHTS = "diffusion_pytorch_model"
@@ -77,18 +78,20 @@ def load_diffusers(folder: Path | str) -> Pretrained:
     try:
         model, spec, learned = _unet(arguments, place / "config.json")
         diffusion, sample = diffusion_of(folder, learned=learned)
-        config = Config(model=model, diffusion=diffusion, sample=sample)
-        check(config)
-    except (AttributeError, LookupError, TypeError, ArithmeticError) as error:  # of an argument of another type
-        raise InputError(
-            f"{folder}: not readable as the arguments of a UNet2DModel and a scheduler ({error})"
-        ) from error
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of another type
+        raise InputError(f"{folder}: no arguments of a UNet2DModel and a scheduler ({error})") from error
+    config = Config(model=model, diffusion=diffusion, sample=sample)
+    like = parameter_shapes(place, config, spec)
+
     files = [place / f"{_WEIGHTS}{suffix}" for suffix in (".safetensors", ".bin")]
     weights = next((file for file in files if file.is_file()), None)
     if weights is None:
         raise InputError(f"{place}: no {files[0].name} and no {files[1].name} there")
-    tensors = {_new_name(str(name)): tensor for name, tensor in read_weights(weights).items()}
-    like = jax.eval_shape(lambda: build.init_params(config, spec, jax.random.key(0)))
+    found = read_weights(weights)
+    tensors = {_new_name(str(name)): tensor for name, tensor in found.items()}
+    require(len(tensors) == len(found), f"{weights}: has some arrays twice, under an old and a new name")
     return Pretrained(config, spec, from_theirs(weights, tensors, like, _places(model)))
 
 
@@ -99,18 +102,20 @@ def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
 
     Args:
       folder: is made; config.json, diffusion_pytorch_model.safetensors and scheduler_config.json in it are replaced.
-      pretrained: the network; also one that was trained here, as `Pretrained(config, spec, params)`.
+      pretrained: the network; also one that was trained here, as `Pretrained(config, spec, params)`. A low-rank
+        adaptation becomes part of the kernels.
 
     Raises:
       InputError: a network, prediction or schedule that diffusers has no words for.
     """
+    folder = Path(folder)
+    need_safetensors(folder)
     from safetensors.numpy import save_file
 
-    folder = Path(folder)
     config, spec = pretrained.config, pretrained.spec
     described = _unet_arguments(config, spec, pretrained.params)
     scheduler = scheduler_of(config.diffusion, config.sample)
-    tensors = to_theirs(pretrained.params, _places(config.model))
+    tensors = to_theirs(merged(pretrained.params), _places(config.model))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / f"{_WEIGHTS}.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
@@ -149,6 +154,7 @@ def _unet(a: dict[str, Any], path: Path) -> tuple[Model, build.Spec, bool]:
         "mid_block_type": a["mid_block_type"] == "UNetMidBlock2D",
         "mid_block_scale_factor": a["mid_block_scale_factor"] == 1,
         "downsample_padding": a["downsample_padding"] in (0, 1),
+        "norm_num_groups": all(width % a["norm_num_groups"] == 0 for width in widths),
         "act_fn": a["act_fn"] in ("silu", "swish"),
         "resnet_time_scale_shift": a["resnet_time_scale_shift"] in ("default", "scale_shift"),
         "class_embed_type": a["class_embed_type"] is None,
@@ -257,6 +263,8 @@ def _unet_arguments(config: Config, spec: build.Spec, params: PyTree) -> dict[st
         "groups": len(groups) == 1,
         "heads": m.heads == 1 or m.head_channels is not None,
         "resample_conv": m.resample_in_block or m.resample_conv,
+        "embedding_channels": m.embedding_channels in (None, m.channels),
+        "multipliers": m.multipliers[0] == 1,
         "downsample_padding": m.downsample_padding in ((0, 1), (1, 1)),
     }
     faults = [f"model.{name} {getattr(m, name)}" for name, fine in checks.items() if not fine]

@@ -24,6 +24,19 @@ _SCHEDULER: dict[str, Any] = {
     "thresholding": False,
     "rescale_betas_zero_snr": False,
 }
+# Those whose defaults are these.
+_SCHEDULERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
 _KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _TABLES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
 _VARIANCES = {
@@ -55,7 +68,9 @@ def diffusion_of(folder: Path, *, learned: bool) -> tuple[Diffusion, Sample]:
     s = {name: described.get(name, default) for name, default in _SCHEDULER.items()}
     s["variance_type"] = described.get("variance_type", "learned_range" if learned else "fixed_small")
     checks = {
-        "_class_name": "FlowMatch" not in described.get("_class_name", ""),
+        "_class_name": described.get("_class_name", "DDPMScheduler") in _SCHEDULERS,
+        "thresholding": not s["thresholding"],
+        "clip_sample_range": not s["clip_sample"] or s["clip_sample_range"] == 1,
         "beta_schedule": s["beta_schedule"] in _TABLES,
         "trained_betas": s["trained_betas"] is None,
         "prediction_type": s["prediction_type"] in _KINDS,
@@ -73,8 +88,7 @@ def diffusion_of(folder: Path, *, learned: bool) -> tuple[Diffusion, Sample]:
         kind=_KINDS[s["prediction_type"]],
         learned_variance=learned,
     )
-    clip = bool(s["clip_sample"]) and s["clip_sample_range"] == 1
-    return diffusion, Sample(clip=clip, variance=_VARIANCES[s["variance_type"]])
+    return diffusion, Sample(clip=s["clip_sample"], variance=_VARIANCES[s["variance_type"]])
 
 
 def scheduler_of(diffusion: Diffusion, sample: Sample) -> dict[str, Any]:
@@ -85,6 +99,10 @@ def scheduler_of(diffusion: Diffusion, sample: Sample) -> dict[str, Any]:
         raise InputError(
             f"diffusers has no scheduler for the schedule {diffusion.schedule} {diffusion.schedule_options} with the "
             f"prediction of {diffusion.kind}; it has linear, quadratic and cosine tables and eps, x0 and v"
+        )
+    if diffusion.step_scale != 1:
+        raise InputError(
+            f"diffusers tells its networks the step's number; this one is told {diffusion.step_scale} of it"
         )
     if diffusion.preconditioning is not None:
         raise InputError(f"diffusers' UNet2DModel has no preconditioning; this network has {diffusion.preconditioning}")

@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from jaxdiff import build
 from jaxdiff.config import Config, Diffusion, Model, Sample
-from jaxdiff.pretrained.base import Pretrained
+from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
-from jaxdiff.schedules import check_choice, check_whole
+from jaxdiff.schedules import check_choice, check_whole, require
 from jaxdiff.typing import InputError
 
 
@@ -33,6 +32,7 @@ def load_guided_diffusion(
     diffusion_steps: int = 1000,
     predict_xstart: bool = False,
     sigma_small: bool = False,
+    rescale_timesteps: bool | None = None,
 ) -> Pretrained:
     """The network of a state dict, such as 64x64_diffusion.pt or 256x256_diffusion_uncond.pt.
 
@@ -46,6 +46,8 @@ def load_guided_diffusion(
       diffusion_steps: its length.
       predict_xstart: it predicts x0, not eps.
       sigma_small: without a learned variance, the smaller of the fixed ones.
+      rescale_timesteps: the network is told k * 1000 / diffusion_steps, not k. To be given where that makes a
+        difference: it is True in improved-diffusion and False in guided-diffusion, if its scripts are not told.
 
     Raises:
       InputError: a broken file, one with more in it than tensors, or the weights of another network (a classifier, or
@@ -58,6 +60,14 @@ def load_guided_diffusion(
         check_whole(name, value)
     check_whole("num_head_channels", num_head_channels, -1)
     check_choice("noise_schedule", noise_schedule, ("linear", "cosine"))
+    flags = {"use_new_attention_order": use_new_attention_order, "predict_xstart": predict_xstart}
+    for name, flag in (flags | {"sigma_small": sigma_small, "rescale_timesteps": rescale_timesteps or False}).items():
+        require(isinstance(flag, bool), f"{name}: expected true or false, got {flag!r}")
+    require(
+        diffusion_steps == 1000 or rescale_timesteps is not None,
+        f"rescale_timesteps: with {diffusion_steps} diffusion_steps say whether the network was told the step's number "
+        "(false: guided-diffusion, unless told) or that times 1000 / diffusion_steps (true: improved-diffusion)",
+    )
     tensors = read_weights(path)
     model, num_classes, channels, learned = _network(tensors, path)
     if num_head_channels > 0:
@@ -72,13 +82,14 @@ def load_guided_diffusion(
             schedule=noise_schedule,
             schedule_options=ends,
             steps=diffusion_steps,
+            step_scale=1000 / diffusion_steps if rescale_timesteps else 1.0,
             kind="x0" if predict_xstart else "eps",
             learned_variance=learned,
         ),
         sample=Sample(variance="learned_range" if learned else "fixed_small" if sigma_small else "fixed_large"),
     )
     spec = build.Spec((image_size, image_size, channels), num_classes)
-    like = jax.eval_shape(lambda: build.init_params(config, spec, jax.random.key(0)))
+    like = parameter_shapes(path, config, spec)
     places = _places(model, new_order=use_new_attention_order)
     return Pretrained(config, spec, from_theirs(path, tensors, like, places))
 
@@ -109,7 +120,7 @@ def _network(tensors: Mapping[str, Any], path: Path) -> tuple[Model, int | None,
     widths = [shape(f"{start}.0.in_layers.2.weight")[0] for start in starts]
     scale_shift = shape(f"{starts[0]}.0.emb_layers.1.weight")[0] == 2 * widths[0]
     learned = outputs == 2 * channels
-    if any(width % first for width in widths) or outputs not in (channels, 2 * channels) or blocks < 1:
+    if any(width % first for width in widths) or outputs not in (channels, 2 * channels) or channels > 4 or blocks < 1:
         raise InputError(
             f"{path}: not a U-Net that makes images from noise alone: {channels} channels in, {outputs} out, levels of "
             f"{widths} channels after {first}"

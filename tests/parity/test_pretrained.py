@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from trajectories import diffusers, torch
 
 from jaxdiff import InputError, pretrained, sample, samplers, timesteps
 from jaxdiff.pretrained import guided_diffusion
@@ -46,7 +45,7 @@ NETWORKS = {
 def original(arguments, seed=0):
     """A network of diffusers, none of whose parameters is special."""
     torch.manual_seed(seed)
-    net = UNet2DModel(**arguments)
+    net = diffusers.UNet2DModel(**arguments)
     with torch.no_grad():
         for parameter in net.parameters():
             fan = parameter[0].numel() if parameter.ndim > 1 else 4
@@ -153,7 +152,7 @@ def test_there_and_back_is_bitwise(tmp_path, name):
     net = original(NETWORKS[name])
     net.save_pretrained(tmp_path / "there")
     pretrained.save_diffusers(tmp_path / "back", pretrained.load(tmp_path / "there"))
-    again = UNet2DModel.from_pretrained(tmp_path / "back").eval()
+    again = diffusers.UNet2DModel.from_pretrained(tmp_path / "back").eval()
     assert again.state_dict().keys() == net.state_dict().keys()
     for parameter, value in net.state_dict().items():
         assert torch.equal(again.state_dict()[parameter], value), parameter
@@ -180,7 +179,7 @@ def test_there_and_back_is_bitwise(tmp_path, name):
 def test_schedulers(tmp_path, arguments):
     """The table is theirs, and goes back to it."""
     original(NETWORKS["ddpm"]).save_pretrained(tmp_path / "unet")
-    scheduler = DDPMScheduler(**arguments)
+    scheduler = diffusers.DDPMScheduler(**arguments)
     scheduler.save_pretrained(tmp_path / "scheduler")
     loaded = pretrained.load(tmp_path)
     np.testing.assert_allclose(
@@ -190,18 +189,16 @@ def test_schedulers(tmp_path, arguments):
     assert loaded.config.sample.clip == scheduler.config.clip_sample
     assert loaded.config.sample.variance == scheduler.config.variance_type
     pretrained.save_diffusers(tmp_path / "back", loaded)
-    again = DDPMScheduler.from_pretrained(tmp_path / "back")
+    again = diffusers.DDPMScheduler.from_pretrained(tmp_path / "back")
     assert {n: v for n, v in again.config.items() if n[0] != "_"} == {
         n: v for n, v in scheduler.config.items() if n[0] != "_"
     }
 
 
 def test_ten_steps_of_ddim_are_those_of_diffusers(tmp_path):
-    from diffusers import DDIMScheduler
-
     net = original({**NETWORKS["ddpm"], "sample_size": 8})
     net.save_pretrained(tmp_path)
-    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(10)
     x = np.random.default_rng(3).standard_normal((2, 8, 8, 3)).astype(np.float32)
     at = torch.tensor(np.moveaxis(x, -1, 1))
