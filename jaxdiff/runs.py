@@ -73,10 +73,12 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
     if saved:
         different = differences(load_run(folder)[0], config)
         if different:
+            started = json.loads((folder / "run.json").read_text()).get("init")
+            hint = "" if started is None else " It was started from the network of an --init."
             lines = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items())
             raise InputError(
                 f"run directory {folder} belongs to a run of another config:{lines}\n"
-                "Give these as they were to resume it, or another --run for a new one."
+                f"Give these as they were to resume it, or another --run for a new one.{hint}"
             )
     if resume == "must" and not saved:
         raise InputError(f"--resume must: no checkpoint in {folder}")

@@ -22,8 +22,8 @@ from jaxdiff.config import Config, Log, Optim, Sample, Train
 
 config = Config(
     optim=Optim(learning_rate=1e-2, warmup=0, name="adamw", weight_decay=0.1),
-    train=Train(steps=2, batch_size=16, label_dropout=0, ema_decay=0.5),
-    sample=Sample(steps=2),
+    train=Train(steps=2, batch_size=16, ema_decay=0.5),
+    sample=Sample(steps=2, guidance=1.5),
     log=Log(every=1, samples=1, samples_every=2, checkpoint_every=2),
 )
 """
@@ -162,6 +162,7 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
     assert "is for images of 1 channels with 10 classes" in refused(f"--data.name {tmp_path / 'rgb.npy'}")
     assert "with 10 classes, digits has 1 and none" in refused("--data.labels False")
     assert "no null label for hidden ones; use 0" in refused("--train.label-dropout 0.1")
+    assert "guidance 2.0 needs a null label" in refused("--sample.guidance 2")
     assert "--init: that network has model.channels 8, not 12" in refused("--model.channels 12")
     assert "--init: that network has model.heads 1, not 2, model.cos_first" in refused(
         "--model.heads 2 --model.cos-first True"
@@ -170,7 +171,7 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
         capsys, train_main, f"--config {imported / 'tune.py'} --run {tmp_path / 'run'} --model.lora-rank 2"
     )
     assert "nothing to freeze begins with 'dwn'" in refused("--optim.frozen dwn")
-    assert "--model.lora_rank 2: expected" in refused("--model.lora-rank 2 --optim.frozen conv_in")
+    assert "--model.lora-rank and --optim.frozen: give one" in refused("--model.lora-rank 2 --optim.frozen conv_in")
     assert "has no option 'image_size'" in refused("--init-options image_size 8")
     assert "no such file or folder" in refused("", init=tmp_path / "none")
     message = fails(capsys, train_main, f"--config {imported / 'tune.py'} --init-options a 1")
@@ -189,6 +190,8 @@ def test_what_is_of_training_comes_from_the_config(imported, tmp_path, capsys):
         shlex.split(f"--config {tmp_path / 'own.py'} --init {imported / 'net'} --run {tmp_path / 'run'} --dry-run")
     )
     said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert said["parameters"].endswith("are trained")
+    assert "conv_in" in said["modules"]
     assert [said[f"model.{name}"] for name in ("channels", "remat", "dropout", "lora_rank")] == [
         "8",
         "True",

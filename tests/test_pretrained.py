@@ -90,6 +90,29 @@ def test_a_network_trained_here_can_be_exported(tmp_path):
     np.testing.assert_array_equal(y, there.network.apply(there.params, x, k, label))
 
 
+def test_the_last_class_can_be_the_null_label(tmp_path):
+    model, spec = dataclasses.replace(SMALL, null_label=True), build.Spec((8, 8, 3), 3)
+    pretrained.save_diffusers(tmp_path, ours(model, spec))
+    back = pretrained.load(tmp_path, null_label=True)
+    assert (back.config.model, back.spec) == (model, spec)
+    pretrained.save_diffusers(tmp_path, ours())
+    with pytest.raises(InputError, match="null_label: true or false, of two or more classes"):
+        pretrained.load(tmp_path, null_label=True)
+
+
+def test_a_scheduler_is_found_next_door(tmp_path, capsys):
+    pretrained.save_diffusers(tmp_path / "unet", ours(kind="v"))
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "unet" / "scheduler_config.json").rename(tmp_path / "scheduler" / "scheduler_config.json")
+    assert pretrained.load(tmp_path / "unet").kind == pretrained.load(tmp_path).kind == "v"
+    edit(tmp_path / "scheduler" / "scheduler_config.json", variance_type=None)  # DPMSolverMultistepScheduler's
+    assert pretrained.load(tmp_path).config.sample.variance == "fixed_small"
+    assert "conv_in" not in repr(pretrained.load(tmp_path))  # no thousands of lines of weights
+    (tmp_path / "vqvae").mkdir()
+    with pytest.raises(InputError, match="makes latents for its vqvae"):
+        pretrained.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model", "diffusion", "message"),
     [
@@ -169,7 +192,7 @@ def test_arguments_without_a_counterpart_are_refused(folder, values, message):
     ("values", "message"),
     [
         ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas 'given'"),
         ({"thresholding": True}, "thresholding True"),
         ({"clip_sample_range": 2}, "clip_sample_range 2"),
         ({"_class_name": "CMStochasticIterativeScheduler"}, "_class_name 'CMStochasticIterativeScheduler'"),
@@ -226,6 +249,13 @@ def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
     _, tensors = guided(tmp_path)
     with pytest.raises(InputError, match=r"m.pt: a file of weights does not say how large .* image_size"):
         pretrained.load(tmp_path / "m.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(InputError, match=r"text.pt: neither a .safetensors file nor"):
+        pretrained.load(tmp_path / "text.pt")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    with pytest.raises(InputError, match=r"a run of train.py: sample it with --run"):
+        pretrained.load(tmp_path / "run")
     with pytest.raises(InputError, match=r"has no option 'heads'; it has image_size, num_heads, "):
         pretrained.load(tmp_path / "m.pt", heads=3)
     with pytest.raises(InputError, match="no such file or folder"):

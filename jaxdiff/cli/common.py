@@ -32,7 +32,13 @@ def load_pretrained(path: Path, options: Mapping[str, str]) -> pretrained.Pretra
         except ValueError:
             return word
 
-    return pretrained.load(path, **{name: value(word) for name, word in options.items()})
+    loaded = pretrained.load(path, **{name: value(word) for name, word in options.items()})
+    if path.is_dir() and pretrained.scheduler_file(path) is None:
+        print(
+            f"note: no scheduler_config.json in {path}: taken for DDPM's linear table of 1,000 steps and eps",
+            file=sys.stderr,
+        )
+    return loaded
 
 
 def warn_of_signal(schedule: Schedule) -> None:

@@ -215,19 +215,30 @@ def _with_network(config: Config, loaded: Pretrained) -> Config:
     for name, own in OF_TRAINING.items():
         ours, theirs = getattr(config, name), getattr(loaded.config, name)
         sections[name] = dataclasses.replace(theirs, **{field: getattr(ours, field) for field in own})
-    return dataclasses.replace(config, **sections)
+    config = dataclasses.replace(config, **sections)
+    if config.model.null_label:
+        return config
+    # It cannot be guided, nor learn to: what the file says of that is for another network.
+    return dataclasses.replace(
+        config,
+        sample=dataclasses.replace(config.sample, guidance=1.0),
+        train=dataclasses.replace(config.train, label_dropout=0.0),
+    )
 
 
 def _check_init(loaded: Pretrained, config: Config, spec: build.Spec) -> None:
     """The imported network must be the one that the data and the settings ask for."""
     if (spec.image_shape[-1], spec.num_classes) != (loaded.spec.image_shape[-1], loaded.spec.num_classes):
-        hint = "; --data.labels False leaves the labels out" if loaded.spec.num_classes is None else ""
+        only_labels = spec.image_shape[-1] == loaded.spec.image_shape[-1] and loaded.spec.num_classes is None
+        hint = "; --data.labels False leaves the labels out" if only_labels else ""
         raise InputError(
             f"--init: that network is for images of {loaded.spec.image_shape[-1]} channels with "
             f"{loaded.spec.num_classes or 'no'} classes, {config.data.name} has {spec.image_shape[-1]} and "
             f"{spec.num_classes or 'none'}{hint}"
         )
-    different = configs.differences(_with_network(config, loaded), config)
+    different = configs.differences(
+        dataclasses.replace(_with_network(config, loaded), train=config.train, sample=config.sample), config
+    )
     if different:
         lines = ", ".join(f"{name} {there!r}, not {asked!r}" for name, (there, asked) in different.items())
         raise InputError(f"--init: that network has {lines}; leave these settings out")
@@ -317,7 +328,11 @@ def _print_plan(
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {folder}")
     print(f"{'images':30} {'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes")
-    print(f"{'parameters':30} {_count(state):,}")
+    moved = build.trained(config)
+    some = jax.tree.leaves(moved(state.params)) if moved else [True] * len(jax.tree.leaves(state.params))
+    trained = sum(leaf.size for leaf, yes in zip(jax.tree.leaves(state.params), some) if yes)
+    print(f"{'parameters':30} {_count(state):,}, of which {trained:,} are trained")
+    print(f"{'modules':30} {' '.join(sorted(state.params['params']))}")
     print(f"{'devices':30} {devices} ({jax.devices()[0].device_kind}), batch {share} each, {per_call} steps per call")
     if memory is not None:
         needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes

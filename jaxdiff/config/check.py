@@ -34,10 +34,7 @@ def check(config: Config) -> None:
             all(0 <= level < len(config.model.multipliers) for level in config.model.attention_levels or ()),
             "levels from 0, as many as multipliers",
         ),
-        "model.lora_rank": (
-            config.model.lora_rank >= 0 and not (config.model.lora_rank and config.optim.frozen),
-            "0 or more; with --optim.frozen 0, as everything but the adaptation is frozen",
-        ),
+        "model.lora_rank": (config.model.lora_rank >= 0, "0 or more"),
         "model.dropout": (0 <= config.model.dropout < 1, "0 <= rate < 1"),
         "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),
         "optim.b1": (0 <= config.optim.b1 < 1, "0 <= b1 < 1"),
@@ -71,6 +68,8 @@ def check(config: Config) -> None:
             for part in name.split("."):
                 value = getattr(value, part)
             raise InputError(f"--{name} {value}: expected {expected}")
+    if config.model.lora_rank and config.optim.frozen:
+        raise InputError("--model.lora-rank and --optim.frozen: give one; an adaptation freezes everything else anyway")
     if not config.model.null_label and config.sample.guidance != 1:
         raise InputError(
             f"guidance {config.sample.guidance} needs a null label, which this network has not (model.null_label); use "

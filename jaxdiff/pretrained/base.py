@@ -18,14 +18,15 @@ class Pretrained:
     """Somebody else's trained network, as one of ours: everything is said by a config, as for a network trained here.
 
     Attributes:
-      config: of which `model`, `diffusion` and `sample` describe the network, what it predicts and how it was sampled.
+      config: of which `model` and `diffusion` describe the network and what it predicts; of `sample` clip and variance
+        are its scheduler's, the sampler and its steps are ours.
       spec: the images' shape and the number of classes.
       params: `{"params": ...}`, float32 numpy arrays.
     """
 
     config: Config
     spec: build.Spec
-    params: PyTree
+    params: PyTree = dataclasses.field(repr=False)
 
     @property
     def network(self) -> Any:

@@ -1,5 +1,6 @@
 """Folders of diffusers with a `UNet2DModel` (google/ddpm-*, ...), from and to: config.json, safetensors or .bin."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ _UNET: dict[str, Any] = {
 }
 
 
-def load_diffusers(folder: Path | str) -> Pretrained:
+def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretrained:
     """The `UNet2DModel` of a folder that diffusers' `save_pretrained` wrote, or of a pipeline's, with its scheduler.
 
     Exactly that network, with the arguments that published models use: positional time embedding, SiLU, blocks with
@@ -64,6 +65,9 @@ def load_diffusers(folder: Path | str) -> Pretrained:
         scheduler_config.json, there or in `scheduler`, says how it was trained; without one it is taken for DDPM's, a
         linear table of 1,000 steps and the prediction of eps.
 
+      null_label: the last of its classes stands for no label, so that it can be guided; as in what `save_diffusers`
+        makes of a class-conditional network that was trained here.
+
     Raises:
       InputError: files that are missing or broken; an argument that our U-Net has not; weights that do not fit.
 
@@ -72,6 +76,8 @@ def load_diffusers(folder: Path | str) -> Pretrained:
     folder = Path(folder)
     place = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
     described = read_json(place / "config.json")
+    for part in ("vae", "vqvae"):
+        require(not (folder / part).is_dir(), f"{folder}: makes latents for its {part}, not pictures; not supported")
     if described.get("_class_name") != "UNet2DModel":
         raise InputError(f"{place / 'config.json'}: describes {described.get('_class_name')}, expected a UNet2DModel")
     arguments = _complete(described, _UNET, place / "config.json")
@@ -82,6 +88,10 @@ def load_diffusers(folder: Path | str) -> Pretrained:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of another type
         raise InputError(f"{folder}: no arguments of a UNet2DModel and a scheduler ({error})") from error
+    if null_label:
+        require(null_label is True and (spec.num_classes or 0) > 1, "null_label: true or false, of two or more classes")
+        model = dataclasses.replace(model, null_label=True)
+        spec = spec._replace(num_classes=(spec.num_classes or 0) - 1)
     config = Config(model=model, diffusion=diffusion, sample=sample)
     like = parameter_shapes(place, config, spec)
 

@@ -61,12 +61,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def scheduler_file(folder: Path) -> Path | None:
+    """Where a scheduler_config.json is: of a pipeline's folder, of its `unet`, of a folder by itself; None: nowhere."""
+    places = [folder / "scheduler", folder, *([folder.parent / "scheduler"] if folder.name == "unet" else [])]
+    return next((p / "scheduler_config.json" for p in places if (p / "scheduler_config.json").is_file()), None)
+
+
 def diffusion_of(folder: Path, *, learned: bool) -> tuple[Diffusion, Sample]:
     """How it was trained and sampled, from its scheduler."""
-    path = next((p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()), None)
-    described = {} if path is None else read_json(path / "scheduler_config.json")
+    path = scheduler_file(folder)
+    described = {} if path is None else read_json(path)
     s = {name: described.get(name, default) for name, default in _SCHEDULER.items()}
-    s["variance_type"] = described.get("variance_type", "learned_range" if learned else "fixed_small")
+    s["variance_type"] = described.get("variance_type") or ("learned_range" if learned else "fixed_small")
     checks = {
         "_class_name": described.get("_class_name", "DDPMScheduler") in _SCHEDULERS,
         "thresholding": not s["thresholding"],
@@ -77,6 +83,7 @@ def diffusion_of(folder: Path, *, learned: bool) -> tuple[Diffusion, Sample]:
         "variance_type": s["variance_type"] in _VARIANCES and (s["variance_type"] == "learned_range") == learned,
         "rescale_betas_zero_snr": not (s["rescale_betas_zero_snr"] and s["beta_schedule"] == "squaredcos_cap_v2"),
     }
+    s["trained_betas"] = "given" if s["trained_betas"] is not None else None
     faults = [f"{name} {s.get(name, described.get(name))!r}" for name, fine in checks.items() if not fine]
     if faults:
         raise InputError(f"{path}: a scheduler that has no counterpart here: {', '.join(faults)}")

@@ -100,7 +100,10 @@ def _network(tensors: Mapping[str, Any], path: Path) -> tuple[Model, int | None,
     def shape(name: str) -> tuple[int, ...]:
         found = tensors.get(name)
         if not isinstance(found, np.ndarray):
-            raise InputError(f"{path}: no {name} in it; expected the state dict of a U-Net of guided-diffusion")
+            raise InputError(
+                f"{path}: no {name} in it; expected the state dict of a U-Net of guided-diffusion (of a folder of "
+                "diffusers give the folder)"
+            )
         return tuple(found.shape)
 
     first, channels = shape("input_blocks.0.0.weight")[:2]
