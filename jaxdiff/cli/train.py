@@ -64,7 +64,7 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path, nargs="?")
     first.add_argument("--init", type=Path, nargs="?")
-    first.add_argument("--init-options", nargs="*", default=[])
+    first.add_argument("--init-options", "--init_options", nargs="*", default=[])  # tyro takes both
     given = first.parse_known_args(args)[0]
     # The file's config, with the imported network's, is the default that the command line overrides.
     settings = Config() if given.config is None else configs.load(given.config)
