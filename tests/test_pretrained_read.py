@@ -1,7 +1,6 @@
 """Weights are read as they are, and nothing that is no weights is read, let alone run."""
 
 import contextlib
-import io
 import os
 import pickle
 import struct
@@ -28,14 +27,19 @@ WEIGHTS = {
 }
 
 
+def assert_same(found, arrays):
+    """The same numbers in the same dtypes."""
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_tensors_are_read_as_they_were_written(tmp_path, protocol):
     torch_file.save(tmp_path / "model.pt", WEIGHTS, protocol=protocol)
     found = read_weights(tmp_path / "model.pt")
     assert list(found) == list(WEIGHTS)
-    for name, array in WEIGHTS.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+    assert_same(found, WEIGHTS)
 
 
 def test_a_training_state_keeps_its_numbers_and_words(tmp_path):
@@ -48,13 +52,9 @@ def test_a_training_state_keeps_its_numbers_and_words(tmp_path):
 
 def test_strides_and_shared_storages(tmp_path):
     """A transposed tensor, and a part of another: one storage, two tensors."""
-    torch, installed = torch_file.modules()
-    storage = torch_file.Storage(torch.FloatStorage, "0", 6)
+    storage = torch_file.Storage(torch_file.FloatStorage, "0", 6)
     value = OrderedDict(a=torch_file.Tensor(storage, 0, (3, 2), (1, 3)), b=torch_file.Tensor(storage, 4, (2,), (1,)))
-    program = io.BytesIO()
-    with installed:
-        torch_file.Writer(program, 2).dump(value)
-    torch_file.write_zip(tmp_path / "m.pt", program.getvalue(), [np.arange(6, dtype=np.float32).tobytes()])
+    torch_file.save_tensors(tmp_path / "m.pt", value, [np.arange(6, dtype=np.float32).tobytes()])
     found = read_weights(tmp_path / "m.pt")
     assert found["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert found["b"].tolist() == [4, 5]
@@ -64,9 +64,7 @@ def test_safetensors_with_bfloat16(tmp_path):
     arrays = {"a": WEIGHTS["conv.weight"], "b": np.asarray(jnp.arange(4, dtype=jnp.bfloat16)), "c": WEIGHTS["half"]}
     save_file(arrays, tmp_path / "m.safetensors")
     found = read_weights(tmp_path / "m.safetensors")
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+    assert_same(found, arrays)
 
 
 class Evil:
@@ -150,12 +148,8 @@ def test_tensors_beyond_the_file_are_refused(tmp_path, options, message):
 
 
 def test_one_number_as_terabytes_is_refused(tmp_path):
-    torch, installed = torch_file.modules()
-    value = {"a": torch_file.Tensor(torch_file.Storage(torch.FloatStorage, "0", 1), 0, (10**6, 10**6), (0, 0))}
-    program = io.BytesIO()
-    with installed:
-        torch_file.Writer(program, 2).dump(value)
-    torch_file.write_zip(tmp_path / "m.pt", program.getvalue(), [bytes(4)])
+    value = {"a": torch_file.Tensor(torch_file.Storage(torch_file.FloatStorage, "0", 1), 0, (10**6, 10**6), (0, 0))}
+    torch_file.save_tensors(tmp_path / "m.pt", value, [bytes(4)])
     with pytest.raises(InputError, match="does not lie within its 1 numbers"):
         read_weights(tmp_path / "m.pt")
 
@@ -229,25 +223,17 @@ def test_another_zip_is_refused(tmp_path):
 
 def test_a_shape_of_many_huge_numbers_is_refused(tmp_path):
     """Their product alone would take minutes."""
-    torch, installed = torch_file.modules()
     huge = (1 << 2000,) * 1000
-    value = {"a": torch_file.Tensor(torch_file.Storage(torch.FloatStorage, "0", 1), 0, huge, (0,) * 1000)}
-    program = io.BytesIO()
-    with installed:
-        torch_file.Writer(program, 2).dump(value)
-    torch_file.write_zip(tmp_path / "m.pt", program.getvalue(), [bytes(4)])
+    value = {"a": torch_file.Tensor(torch_file.Storage(torch_file.FloatStorage, "0", 1), 0, huge, (0,) * 1000)}
+    torch_file.save_tensors(tmp_path / "m.pt", value, [bytes(4)])
     with pytest.raises(InputError, match="no shape, or no strides"):
         read_weights(tmp_path / "m.pt")
 
 
 def test_many_views_of_the_same_numbers_are_refused(tmp_path):
-    torch, installed = torch_file.modules()
-    storage = torch_file.Storage(torch.FloatStorage, "0", 10**5)
+    storage = torch_file.Storage(torch_file.FloatStorage, "0", 10**5)
     value = {str(i): torch_file.Tensor(storage, 0, (10**5,), (1,)) for i in range(100)}
-    program = io.BytesIO()
-    with installed:
-        torch_file.Writer(program, 2).dump(value)
-    torch_file.write_zip(tmp_path / "m.pt", program.getvalue(), [bytes(4 * 10**5)])
+    torch_file.save_tensors(tmp_path / "m.pt", value, [bytes(4 * 10**5)])
     with pytest.raises(InputError, match="far more numbers than the file"):
         read_weights(tmp_path / "m.pt")
 
@@ -274,9 +260,7 @@ def test_integers_of_64_bits_stay_what_they_are(tmp_path):
     arrays = {"i": np.array([2**40 + 1]), "u": np.array([2**63], np.uint64), "d": np.array([1 + 2.0**-50])}
     save_file(arrays, tmp_path / "m.safetensors")
     found = read_weights(tmp_path / "m.safetensors")
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+    assert_same(found, arrays)
     header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
     (tmp_path / "f8.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2))
     with pytest.raises(InputError, match="a has numbers of the kind F8_E4M3"):

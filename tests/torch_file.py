@@ -14,7 +14,7 @@ STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "Lon
 
 
 def _rebuild_tensor_v2(*args):
-    raise NotImplementedError
+    raise NotImplementedError("a name for pickles: nothing may call it")
 
 
 _rebuild_tensor_v2.__module__ = "torch._utils"
@@ -40,18 +40,21 @@ class Writer(pickle.Pickler):
         return obj.place if isinstance(obj, Storage) else None
 
 
-def modules():
+def _modules():
     """torch, as far as a pickle names it."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     utils._rebuild_tensor_v2, torch._utils = _rebuild_tensor_v2, utils
     for name in STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
-    return torch, mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils})
+    return {"torch": torch, "torch._utils": utils}
+
+
+MODULES = _modules()
+FloatStorage = MODULES["torch"].FloatStorage
 
 
 def save(path, value, *, protocol=2, compression=zipfile.ZIP_STORED, numel=None, strides=None, byteorder=b"little"):
     """Write `value` with its numpy arrays as tensors. The options make files that torch does not."""
-    torch, installed = modules()
     raw = []
 
     def tensors(value):
@@ -60,15 +63,20 @@ def save(path, value, *, protocol=2, compression=zipfile.ZIP_STORED, numel=None,
         if not isinstance(value, np.ndarray):
             return value
         raw.append(value.tobytes())
-        kind = getattr(torch, STORAGES[value.dtype.name])
+        kind = getattr(MODULES["torch"], STORAGES[value.dtype.name])
         steps = tuple(n // value.itemsize for n in value.strides)
         storage = Storage(kind, str(len(raw) - 1), value.size if numel is None else numel)
         return Tensor(storage, 0, value.shape, steps if strides is None else strides)
 
+    save_tensors(path, tensors(value), raw, protocol=protocol, compression=compression, byteorder=byteorder)
+
+
+def save_tensors(path, value, raw, *, protocol=2, **options):
+    """Write a value with `Tensor`s, and the numbers of their storages."""
     program = io.BytesIO()
-    with installed:
-        Writer(program, protocol).dump(tensors(value))
-    write_zip(path, program.getvalue(), raw, compression=compression, byteorder=byteorder)
+    with mock.patch.dict(sys.modules, MODULES):
+        Writer(program, protocol).dump(value)
+    write_zip(path, program.getvalue(), raw, **options)
 
 
 def write_zip(path, program, raw=(), *, compression=zipfile.ZIP_STORED, byteorder=b"little"):

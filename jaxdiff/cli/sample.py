@@ -98,7 +98,7 @@ def _sample(command: SampleCommand) -> None:
     warn_of_signal(schedule)
     labels = _labels(command, spec, given)
 
-    name, params = weights(config)
+    name, params = weights()
     program = sampling.pmapped(sampling.generator(config, spec))
     parts = []
     with tqdm(total=command.num, unit="img", desc=f"{name}, {config.sample.sampler}") as bar:
@@ -114,7 +114,7 @@ def _sample(command: SampleCommand) -> None:
     print(f"{command.num} pictures: {command.out}")
 
 
-def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[Config], tuple[str, PyTree]]]:
+def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]]]:
     """A run's or an imported network: config, spec, and what loads the weights, with their name."""
     run, path = command.run, command.pretrained
     if run is not None and path is None:
@@ -122,7 +122,7 @@ def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[Conf
             raise InputError("--pretrained-options without --pretrained")
         config, spec = runs.load_run(run)
 
-        def weights(config: Config) -> tuple[str, PyTree]:
+        def weights() -> tuple[str, PyTree]:
             step, params = runs.load_weights(run, config, spec, item=command.weights, step=command.step)
             return f"step {step}", params
 
@@ -131,7 +131,7 @@ def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[Conf
         if command.step is not None or command.weights != "ema":
             raise InputError("--step and --weights choose a checkpoint of a --run; --pretrained has one")
         loaded = load_pretrained(path, command.pretrained_options)
-        return loaded.config, loaded.spec, lambda _: (path.name, replicate(loaded.params))
+        return loaded.config, loaded.spec, lambda: (path.name, replicate(loaded.params))
     raise InputError("give either --run FOLDER, of train.py, or --pretrained PATH, of another library")
 
 

@@ -64,7 +64,6 @@ def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretraine
       folder: with config.json and diffusion_pytorch_model.safetensors or .bin, or with these in `unet`. Its
         scheduler_config.json, there or in `scheduler`, says how it was trained; without one it is taken for DDPM's, a
         linear table of 1,000 steps and the prediction of eps.
-
       null_label: the last of its classes stands for no label, so that it can be guided; as in what `save_diffusers`
         makes of a class-conditional network that was trained here.
 

@@ -11,12 +11,13 @@ Trained = Callable[[PyTree], PyTree]
 """`params -> a tree of bools`, which of them are trained. In its place None: all of them."""
 
 
-def all_but(frozen: Sequence[str], *, within: str = "params") -> Trained:
+def all_but(frozen: Sequence[str]) -> Trained:
     """Which parameters are trained, if those are not whose names begin like this.
+
+    Names are within the collection "params"; all of any other collection is trained.
 
     Args:
       frozen: "down_0" freezes down_0/kernel and down_0_1/conv1/bias, "down_0/" only the first.
-      within: the collection they are in; all of any other collection is trained.
 
     >>> params = {"params": {"conv_in": {"bias": 0.0}, "conv_out": {"bias": 0.0}}}
     >>> all_but(["conv_i"])(params)
@@ -26,7 +27,7 @@ def all_but(frozen: Sequence[str], *, within: str = "params") -> Trained:
     def trained(params: PyTree) -> PyTree:
         def one(path: tuple[jax.tree_util.DictKey, ...], _: object) -> bool:
             collection, *names = (str(key.key) for key in path)
-            return collection != within or not "/".join(names).startswith(tuple(frozen))
+            return collection != "params" or not "/".join(names).startswith(tuple(frozen))
 
         return jax.tree_util.tree_map_with_path(one, params)
 
