@@ -6,12 +6,12 @@ The paper: FID 3.17 and at most 3.75 bits/dim, 800k steps, 10.6 hours on a TPU v
 Hardware, time, result here: not measured yet.
 """
 
-from jaxdiff.config import Config, Data, Diffusion, Log, Model, Optim, Sample, Train
+from jaxdiff.config import Config, Data, Diffusion, Log, Optim, Sample, Train, UNet
 
 config = Config(
     data=Data(name="tfds:cifar10", flip=True, labels=False),
     diffusion=Diffusion(schedule="linear", steps=1000, kind="eps"),
-    model=Model(
+    model=UNet(
         channels=128,
         multipliers=(1, 2, 2, 2),
         blocks=2,

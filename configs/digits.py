@@ -6,12 +6,12 @@ Result (benchmarks/digits_quality.py): 99.9 % of samples are of the class asked 
 to the data 22.1, where random halves of the data are 18.2 apart.
 """
 
-from jaxdiff.config import Config, Data, Diffusion, Log, Model, Optim, Sample, Train
+from jaxdiff.config import Config, Data, Diffusion, Log, Optim, Sample, Train, UNet
 
 config = Config(
     data=Data(name="digits"),
     diffusion=Diffusion(schedule="cosine", kind="v"),
-    model=Model(
+    model=UNet(
         channels=32, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=8, resample_in_block=False
     ),
     optim=Optim(learning_rate=3e-3, warmup=100, decay="cosine"),

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from test_cli_train import fails
 
-from jaxdiff import build, sampling
+from jaxdiff import InputError, build, sampling
 from jaxdiff.cli import sample_main
-from jaxdiff.config import Config, Model, Sample
+from jaxdiff.config import Config, Sample, UNet
 from jaxdiff.data.images import grid
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -120,7 +120,7 @@ def test_errors_of_the_run_and_of_out(run, tmp_path, capsys):
 
 
 CONFIG = Config(
-    model=Model(channels=8, multipliers=(1,), blocks=1, attention_resolutions=()), sample=Sample(steps=2, guidance=2.0)
+    model=UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=()), sample=Sample(steps=2, guidance=2.0)
 )
 SPEC = build.Spec((8, 8, 1), 10)
 
@@ -171,5 +171,5 @@ def test_pictures_that_are_not_finite_are_refused():
     params = jax.tree.map(lambda p: p * jnp.nan, build.init_params(CONFIG, SPEC, jax.random.key(0)))
     config = dataclasses.replace(CONFIG, sample=Sample(steps=2, clip=False))
     program = sampling.pmapped(sampling.generator(config, SPEC))
-    with pytest.raises(build.InputError, match="not finite"):
+    with pytest.raises(InputError, match="not finite"):
         list(sampling.in_batches(program, config, params, jax.random.key(0), sampling.cycle([1], 2), num=2, batch=2))

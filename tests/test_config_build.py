@@ -14,7 +14,7 @@ import pytest
 
 from jaxdiff import InputError, build, samplers, schedules, time_sampling
 from jaxdiff import config as configs
-from jaxdiff.config import Config, Diffusion, Log, Model, Optim, Sample, Train
+from jaxdiff.config import Config, Diffusion, Log, Optim, Sample, Train, UNet
 from jaxdiff.noise import fold_in, white_noise
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,7 @@ def test_clipping_bounds_the_global_norm_and_zero_is_none():
 def test_loss_hides_the_asked_share_of_labels_and_only_those():
     """With label_dropout 1 the loss does not depend on labels; with 0 it does, once the network is not zero."""
     spec = build.Spec((8, 8, 1), 10)
-    model = Model(channels=8, multipliers=(1,), blocks=1, attention_resolutions=())
+    model = UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=())
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (4, 8, 8, 1), np.uint8)
     losses = {}
@@ -246,10 +246,10 @@ def test_a_run_of_another_version_says_so():
 
 def test_every_field_is_documented_for_the_help():
     """tyro shows the text under a field; one without it would be a bare name in --help."""
-    source = (ROOT / "jaxdiff" / "config" / "sections.py").read_text().splitlines()
-    sections = [f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
+    sections = [type(section) for section in vars(Config()).values() if dataclasses.is_dataclass(section)]
     assert len(sections) == 7
-    for section in sections:
+    for section in {*sections, *configs.NETWORKS.values()}:
+        source = "".join(inspect.getsource(c) for c in section.__mro__[:-1]).splitlines()
         for field in dataclasses.fields(section):
             at = next(i for i, line in enumerate(source) if line.startswith(f"    {field.name}: "))
             assert source[at + 1].strip().startswith('"""'), field.name

@@ -13,7 +13,7 @@ from test_pretrained import SMALL, ours
 
 from jaxdiff import InputError, build, pretrained, runs
 from jaxdiff.cli import sample_main, train_main
-from jaxdiff.config import Config, Model, Optim, Train
+from jaxdiff.config import Config, Optim, Train, UNet
 from jaxdiff.models import lora
 from jaxdiff.train.frozen import all_but, check_frozen
 
@@ -120,7 +120,7 @@ def test_low_rank_adaptation_starts_as_nothing_and_is_w_plus_ab():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_frozen_parameters_have_no_gradient_and_no_optimiser_state():
-    model = Model(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4)
+    model = UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4)
     config = Config(
         model=model, optim=Optim(frozen=("conv_in", "down", "time", "label")), train=Train(label_dropout=0.0)
     )
@@ -184,8 +184,8 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_what_is_of_training_comes_from_the_config(imported, tmp_path, capsys):
-    text = (imported / "tune.py").read_text().replace("import Config,", "import Config, Diffusion, Model,")
-    own = "model=Model(channels=4, remat=True, dropout=0.3, lora_rank=2), diffusion=Diffusion(weight='min_snr', kind='x0'),"
+    text = (imported / "tune.py").read_text().replace("import Config,", "import Config, Diffusion, UNet,")
+    own = "model=UNet(channels=4, remat=True, dropout=0.3, lora_rank=2), diffusion=Diffusion(weight='min_snr', kind='x0'),"
     (tmp_path / "own.py").write_text(text.replace("config = Config(", f"config = Config({own}"))
     train_main(
         shlex.split(f"--config {tmp_path / 'own.py'} --init {imported / 'net'} --run {tmp_path / 'run'} --dry-run")

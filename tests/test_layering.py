@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "data": ["typing", "data"],
     "train": ["typing", "noise", "train"],
     "config": ["typing", "config"],
-    "build": [*CORE, *ABOVE, "models", "data", "train", "config"],
+    "build": [*CORE, *ABOVE, "models", "data", "train", "config", "build"],
     "sampling": [*CORE, *ABOVE, "data", "config", "build"],
     "pretrained": ["typing", "schedules", "models", "config", "build", "pretrained"],
     "runs": ["typing", "data", "train", "config", "build"],

@@ -15,12 +15,12 @@ from test_cli_train import fails
 
 from jaxdiff import InputError, build, pretrained, schedules
 from jaxdiff.cli import sample_main
-from jaxdiff.config import Config, Diffusion, Model, Sample
+from jaxdiff.config import Config, Diffusion, Sample, UNet
 from jaxdiff.pretrained.guided_diffusion import _places
 from jaxdiff.pretrained.matching import to_theirs
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "unets"
-SMALL = Model(
+SMALL = UNet(
     channels=8, multipliers=(1, 2), blocks=1, groups=4, attention_levels=(1,), least_group=1, null_label=False,
     scale_shift=False, resample_in_block=False,
 )  # fmt: skip
@@ -247,7 +247,7 @@ def test_a_file_of_guided_diffusion_says_what_it_is(tmp_path):
 
 def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
     _, tensors = guided(tmp_path)
-    with pytest.raises(InputError, match=r"m.pt: a file of weights does not say how large .* image_size"):
+    with pytest.raises(InputError, match=r"m.pt: weights of guided-diffusion.* do not say their image_size: give the option image_size"):
         pretrained.load(tmp_path / "m.pt")
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(InputError, match=r"text.pt: neither a .safetensors file nor"):

@@ -3,10 +3,10 @@
 import numpy as np
 
 CONFIG = """
-from jaxdiff.config import Config, Log, Model, Optim, Sample, Train
+from jaxdiff.config import Config, Log, UNet, Optim, Sample, Train
 
 config = Config(
-    model=Model(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.1),
+    model=UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.1),
     optim=Optim(learning_rate=1e-3, warmup=2),
     train=Train(steps=6, batch_size=16, ema_decay=0.9),
     sample=Sample(steps=3, guidance=1.5),

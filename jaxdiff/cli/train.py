@@ -65,9 +65,13 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     first.add_argument("--config", type=Path, nargs="?")
     first.add_argument("--init", type=Path, nargs="?")
     first.add_argument("--init-options", "--init_options", nargs="*", default=[])  # tyro takes both
+    first.add_argument("--model.network", nargs="?", dest="network")
     given = first.parse_known_args(args)[0]
     # The file's config, with the imported network's, is the default that the command line overrides.
     settings = Config() if given.config is None else configs.load(given.config)
+    if given.network is not None and given.network != settings.model.network:
+        network = build.named(configs.NETWORKS, given.network, "network")
+        settings = dataclasses.replace(settings, model=network())
     loaded = None
     if given.init is not None:
         words = given.init_options
@@ -76,7 +80,9 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     elif given.init_options:
         raise InputError("--init-options without --init")
     default = TrainCommand(config=tyro.MISSING if given.config is None else given.config, settings=settings)
-    return tyro.cli(TrainCommand, args=args, default=default, prog="train.py"), loaded
+    # The network is chosen by now: its settings are flags, not a choice of subcommands.
+    only = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(TrainCommand, args=args, default=default, prog="train.py", config=only), loaded
 
 
 def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) -> None:

@@ -12,30 +12,7 @@ def check(config: Config) -> None:
     rules = {
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
-        "model.channels": (config.model.channels >= 4 and config.model.channels % 4 == 0, "a positive multiple of 4"),
-        "model.multipliers": (min(config.model.multipliers, default=0) >= 1, "one or more positive numbers"),
-        "model.blocks": (config.model.blocks >= 1, "at least 1"),
-        "model.groups": (config.model.groups >= 1, "at least 1"),
-        "model.heads": (config.model.heads >= 1, "at least 1"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
-        "model.least_group": (config.model.least_group >= 1, "at least 1"),
-        "model.norm_eps": (0 < config.model.norm_eps < math.inf, "a positive number"),
-        "model.embedding_channels": (
-            config.model.embedding_channels is None
-            or (config.model.embedding_channels >= 4 and config.model.embedding_channels % 2 == 0),
-            "an even number, at least 4",
-        ),
-        "model.freq_shift": (
-            0 <= config.model.freq_shift < (config.model.embedding_channels or config.model.channels) // 2,
-            "0 or more, and below half of the channels of the embedding",
-        ),
-        "model.downsample_padding": (config.model.downsample_padding in ((0, 1), (1, 1)), "0 1 or 1 1"),
-        "model.attention_levels": (
-            all(0 <= level < len(config.model.multipliers) for level in config.model.attention_levels or ()),
-            "levels from 0, as many as multipliers",
-        ),
-        "model.lora_rank": (config.model.lora_rank >= 0, "0 or more"),
-        "model.dropout": (0 <= config.model.dropout < 1, "0 <= rate < 1"),
         "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),
         "optim.b1": (0 <= config.optim.b1 < 1, "0 <= b1 < 1"),
         "optim.b2": (0 <= config.optim.b2 < 1, "0 <= b2 < 1"),
@@ -62,6 +39,7 @@ def check(config: Config) -> None:
         "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
         "log.keep": (config.log.keep >= 1, "at least 1"),
     }
+    rules |= {f"model.{name}": rule for name, rule in config.model.rules().items()}
     for name, (ok, expected) in rules.items():
         if not ok:
             value: Any = config

@@ -5,12 +5,14 @@ import difflib
 import json
 import re
 import runpy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dacite
 
-from jaxdiff.config.sections import Config, Data, Diffusion, Log, Model, Optim, Sample, Train
+from jaxdiff.config.networks import NETWORKS
+from jaxdiff.config.sections import Config, Data, Diffusion, Log, Optim, Sample, Train
 from jaxdiff.typing import InputError
 
 FREE_ON_RESUME = ("train.steps", "train.steps_per_call", "data.dir", "sample", "log")
@@ -46,7 +48,7 @@ def _nearest_field(message: str) -> str:
     """A hint where a config file gives an argument that no section has."""
     wrong = re.search(r"unexpected keyword argument '(\w+)'", message)
     fields = [f.name for f in dataclasses.fields(Config)]
-    for section in (Data, Diffusion, Model, Optim, Train, Sample, Log):
+    for section in (Data, Diffusion, *NETWORKS.values(), Optim, Train, Sample, Log):
         fields += [f.name for f in dataclasses.fields(section)]
     near = difflib.get_close_matches(wrong[1], fields, n=1) if wrong else []
     return f". Did you mean {near[0]}?" if near else ""
@@ -71,7 +73,17 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _from_dict(values: dict[str, Any]) -> Config:
-    return dacite.from_dict(Config, values, dacite.Config(cast=[tuple], type_hooks={float: _as_float}, strict=True))
+    read = partial(dacite.from_dict, config=dacite.Config(cast=[tuple], type_hooks={float: _as_float}, strict=True))
+    model = dict(values.get("model", {}))
+    name = model.get("network", "unet")  # runs of version 0.1 have no other
+    if name not in NETWORKS:
+        raise InputError(f"model.network {name!r}: there are {', '.join(NETWORKS)}")
+    try:
+        network = read(NETWORKS[name], model)
+    except dacite.DaciteFieldError as error:
+        error.update_path("model")
+        raise
+    return read(Config, {**values, "model": network})
 
 
 def _as_float(value: Any) -> Any:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from jaxdiff.config.networks import Network, UNet
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -47,58 +49,6 @@ class Diffusion:
     """Arguments of the weight's function, as NAME VALUE pairs, such as gamma 5."""
     learned_variance: bool = False
     """Learn the variance of the reverse steps too, with the hybrid loss of improved DDPM. Needs a table."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The U-Net; see jaxdiff.models.UNet."""
-
-    channels: int = 128
-    """Channels of the first level."""
-    embedding_channels: int | None = None
-    """Channels of the embedding of time; default `channels`."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    """Channels of each level, in units of `channels`; each level halves the image."""
-    blocks: int = 2
-    """Residual blocks per level."""
-    attention_resolutions: tuple[int, ...] = (16,)
-    """Sizes of feature maps that get self-attention (the smallest has it by `middle_attention`)."""
-    attention_levels: tuple[int, ...] | None = None
-    """Levels that get self-attention, from 0, in place of `attention_resolutions`."""
-    middle_attention: bool = True
-    """Self-attention at the smallest feature map."""
-    heads: int = 1
-    """Attention heads."""
-    head_channels: int | None = None
-    """Channels per head, instead of the number of heads."""
-    scale_shift: bool = True
-    """Embeddings scale and shift the normalisation (ADM) instead of being added (DDPM)."""
-    resample_in_block: bool = True
-    """Resample inside residual blocks (ADM) instead of by separate convolutions (DDPM)."""
-    resample_conv: bool = True
-    """Without resample_in_block: False resamples by means and nearest neighbours alone."""
-    downsample_padding: tuple[int, int] = (0, 1)
-    """Of the strided convolution, before and after the image."""
-    dropout: float = 0.0
-    """Dropout rate in training."""
-    groups: int = 32
-    """Groups of the normalisations."""
-    least_group: int = 2
-    """The fewest channels of a group."""
-    norm_eps: float = 1e-5
-    """Added to the variance in the normalisations."""
-    freq_shift: float = 1.0
-    """Of the sinusoidal embedding: 1 in DDPM, 0 in guided diffusion."""
-    cos_first: bool = False
-    """Cosines before sines in the embedding, as in guided diffusion."""
-    null_label: bool = True
-    """A label more, of hidden ones; without it nothing can be guided, and --train.label-dropout must be 0."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters, normalisation and output are float32."""
-    remat: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    lora_rank: int = 0
-    """Train a low-rank adaptation of the attention alone, of this rank; 0: train everything (but optim.frozen)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +141,7 @@ class Config:
     """Of everything random."""
     data: Data = Data()
     diffusion: Diffusion = Diffusion()
-    model: Model = Model()
+    model: Network = dataclasses.field(default_factory=UNet)
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()

@@ -1,5 +1,10 @@
 """Flax networks. They know no diffusion: `network.apply(params, x, c_noise, cond, key=...)`."""
 
+from typing import Any
+
 from jaxdiff.models.unet import UNet
 
-__all__ = ["UNet"]
+NETWORKS: dict[str, Any] = {"unet": UNet}
+"""By the name that a config gives them (`model.network`)."""
+
+__all__ = ["NETWORKS", "UNet"]

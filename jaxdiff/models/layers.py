@@ -27,24 +27,25 @@ def wide(dtype: Dtype) -> Dtype:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
-def conv3(
+def conv(
     x: Array,
     channels: int,
     *,
     dtype: Dtype,
+    width: int = 3,
     stride: int = 1,
     padding: Any = "SAME",
     zero: bool = False,
     name: str | None = None,
 ) -> Array:
-    """A convolution of width 3 in each dimension of space that keeps the size, or divides it by `stride`; `zero`:
+    """A convolution, `width` in each dimension of space, that keeps the size, or divides it by `stride`; `zero`:
     starting at 0."""
     space = x.ndim - 2
     kernel_init = init_zero if zero else init_default
-    conv = nn.Conv(
-        channels, (3,) * space, (stride,) * space, padding=padding, dtype=dtype, kernel_init=kernel_init, name=name
+    layer = nn.Conv(
+        channels, (width,) * space, (stride,) * space, padding=padding, dtype=dtype, kernel_init=kernel_init, name=name
     )
-    return jnp.asarray(conv(x))
+    return jnp.asarray(layer(x))
 
 
 def group_count(channels: int, *, groups: int, least: int = 2) -> int:
@@ -202,7 +203,7 @@ class ResBlock(nn.Module):
         resample = self.resample or (lambda y: y)
 
         h = resample(nn.silu(self.norm(name="norm1")(x)))
-        h = conv3(h, self.channels, dtype=self.dtype, name="conv1")
+        h = conv(h, self.channels, dtype=self.dtype, name="conv1")
         emb = dense((2 if self.scale_shift else 1) * self.channels, name="emb")(nn.silu(emb))
         emb = emb.reshape(emb.shape[0], *(1,) * (x.ndim - 2), -1)
         if self.scale_shift:
@@ -211,7 +212,7 @@ class ResBlock(nn.Module):
         else:
             h = self.norm(name="norm2")(h + emb)
         h = Dropout(self.dropout)(nn.silu(h), key)
-        h = conv3(h, self.channels, dtype=self.dtype, zero=True, name="conv2")
+        h = conv(h, self.channels, dtype=self.dtype, zero=True, name="conv2")
 
         x = resample(x)
         if x.shape[-1] != self.channels:

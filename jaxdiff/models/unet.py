@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import sinusoidal
-from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv3, downsample, init_default, upsample, wide
+from jaxdiff.models.embed import conditions, sinusoidal
+from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, downsample, init_default, upsample, wide
 from jaxdiff.typing import Array, InputError
 
 
@@ -94,14 +94,9 @@ class UNet(nn.Module):
             concatenated to x as further channels.
           key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
         """
-        cond = cond or {}
         *size, in_channels = x.shape[1:]
         check_size(size, levels=len(self.multipliers))
-        if (self.num_classes is not None) != ("label" in cond):
-            expected = "labels" if self.num_classes is not None else "no labels (num_classes is None)"
-            raise InputError(f"UNet: this network takes {expected}; cond has {sorted(cond) or 'nothing'}")
-        if set(cond) - {"label", "image"}:
-            raise InputError(f"UNet: cond may have 'label' and 'image'; got {sorted(cond)}")
+        x, labels = conditions(x, cond, num_classes=self.num_classes, network="UNet")
 
         norm = partial(GroupNorm, self.groups, eps=self.norm_eps, least=self.least_group)
         block = partial(
@@ -126,13 +121,11 @@ class UNet(nn.Module):
 
         emb = sinusoidal(c_noise, channels=width, freq_shift=self.freq_shift, cos_first=self.cos_first)
         emb = dense(name="time_2")(nn.silu(dense(name="time_1")(emb)))
-        if self.num_classes is not None:
-            labels = self.num_classes + self.null_label
-            emb = emb + nn.Embed(labels, 4 * width, dtype=self.dtype, name="label")(cond["label"])
+        if labels is not None:
+            rows = (self.num_classes or 0) + self.null_label
+            emb = emb + nn.Embed(rows, 4 * width, dtype=self.dtype, name="label")(labels)
 
-        if "image" in cond:
-            x = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
-        h = conv3(x.astype(self.dtype), self.channels, dtype=self.dtype, name="conv_in")
+        h = conv(x.astype(self.dtype), self.channels, dtype=self.dtype, name="conv_in")
         skips = [h]
         last = len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):
@@ -146,7 +139,7 @@ class UNet(nn.Module):
                     h = block(channels, resample=downsample, name=f"down_{level}")(h, emb, key)
                 elif self.resample_conv:
                     padding = [self.downsample_padding] * len(size)
-                    h = conv3(h, channels, stride=2, padding=padding, dtype=self.dtype, name=f"down_{level}")
+                    h = conv(h, channels, stride=2, padding=padding, dtype=self.dtype, name=f"down_{level}")
                 else:
                     h = downsample(h)
                 skips.append(h)
@@ -165,10 +158,10 @@ class UNet(nn.Module):
                     h = block(channels, resample=upsample, name=f"up_{level}")(h, emb, key)
                 else:
                     h = upsample(h)
-                    h = conv3(h, channels, dtype=self.dtype, name=f"up_{level}") if self.resample_conv else h
+                    h = conv(h, channels, dtype=self.dtype, name=f"up_{level}") if self.resample_conv else h
 
         h = nn.silu(norm(name="norm_out")(h.astype(wide(self.dtype))))
-        return conv3(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
+        return conv(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
 
 
 def check_size(size: Sequence[int], *, levels: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from jaxdiff import build
-from jaxdiff.config import Config, Model
+from jaxdiff.config import Config, UNet
 from jaxdiff.models.layers import group_count
 from jaxdiff.models.lora import merged
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
@@ -139,7 +139,7 @@ def _complete(described: Mapping[str, Any], defaults: Mapping[str, Any], path: P
     return {**defaults, **given}
 
 
-def _unet(a: dict[str, Any], path: Path) -> tuple[Model, build.Spec, bool]:
+def _unet(a: dict[str, Any], path: Path) -> tuple[UNet, build.Spec, bool]:
     """Our arguments from theirs."""
     widths, down, up = a["block_out_channels"], a["down_block_types"], a["up_block_types"]
     levels = range(len(down))
@@ -174,7 +174,7 @@ def _unet(a: dict[str, Any], path: Path) -> tuple[Model, build.Spec, bool]:
     faults = [f"{name} {a[name]!r}" for name, fine in checks.items() if not fine]
     if faults:
         raise InputError(f"{path}: a UNet2DModel that has no counterpart here: {', '.join(faults)}")
-    model = Model(
+    model = UNet(
         channels=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=a["layers_per_block"],
@@ -211,7 +211,7 @@ _UP = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True
 _BLOCK = {"norm1": "norm1", "conv1": "conv1", "emb": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
 
 
-def _places(model: Model) -> dict[str, Place]:
+def _places(model: UNet) -> dict[str, Place]:
     """Where each module's parameters are."""
     last = len(model.multipliers) - 1
     names = {

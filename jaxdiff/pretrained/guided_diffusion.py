@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdiff import build
-from jaxdiff.config import Config, Diffusion, Model, Sample
+from jaxdiff.config import Config, Diffusion, Sample, UNet
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
@@ -94,7 +94,7 @@ def load_guided_diffusion(
     return Pretrained(config, spec, from_theirs(path, tensors, like, places))
 
 
-def _network(tensors: Mapping[str, Any], path: Path) -> tuple[Model, int | None, int, bool]:
+def _network(tensors: Mapping[str, Any], path: Path) -> tuple[UNet, int | None, int, bool]:
     """The network but for its heads, the number of classes and of channels, and whether it learned the variance."""
 
     def shape(name: str) -> tuple[int, ...]:
@@ -128,7 +128,7 @@ def _network(tensors: Mapping[str, Any], path: Path) -> tuple[Model, int | None,
             f"{path}: not a U-Net that makes images from noise alone: {channels} channels in, {outputs} out, levels of "
             f"{widths} channels after {first}"
         )
-    model = Model(
+    model = UNet(
         channels=first,
         embedding_channels=embedding,
         multipliers=tuple(width // first for width in widths),
@@ -157,7 +157,7 @@ _BLOCK = {
 }
 
 
-def _places(model: Model, *, new_order: bool) -> dict[str, Place]:
+def _places(model: UNet, *, new_order: bool) -> dict[str, Place]:
     """Where each module's parameters are."""
     last, blocks = len(model.multipliers) - 1, model.blocks
     names = {

@@ -5,7 +5,7 @@ follows from what a parameter is:
 
     kernel of a convolution   ours [*space, in, out]   theirs [out, in, *space]
     kernel of a dense layer   ours [in, out]           theirs [out, in], or [out, in, 1, ...] of a 1x1 convolution
-    all others                the same
+    all others                the same; what is no norm's or embedding's weight also by the same name
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def from_theirs(path: Path, tensors: Mapping[str, Any], like: PyTree, places: Ma
     for name, leaf in flat.items():
         module, _, kind = name.rpartition("/")
         place = places[module]
-        names = [f"{theirs}.{_THEIRS[kind]}" for theirs in place.names]
+        names = [f"{theirs}.{_THEIRS.get(kind, kind)}" for theirs in place.names]
         used.update(names)
         missing = [theirs for theirs in names if not isinstance(tensors.get(theirs), np.ndarray)]
         if missing:
@@ -86,7 +86,7 @@ def to_theirs(params: PyTree, places: Mapping[str, Place]) -> dict[str, np.ndarr
         for theirs, part in zip(place.names, np.split(y, len(place.names), axis=-1), strict=True):
             shape = _their_shape(part.shape, kind, 1, place.ones)
             part = np.moveaxis(part, (-1, -2), (0, 1)) if kind == "kernel" else part
-            tensors[f"{theirs}.{_THEIRS[kind]}"] = np.ascontiguousarray(part).reshape(shape)
+            tensors[f"{theirs}.{_THEIRS.get(kind, kind)}"] = np.ascontiguousarray(part).reshape(shape)
     return tensors
 
 
