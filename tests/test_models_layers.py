@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import InputError
-from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, downsample, upsample
+from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm, downsample, upsample
 from jaxdiff.noise import example_keys
 
 rng = np.random.default_rng(0)
@@ -94,6 +94,17 @@ def test_group_norm_of_half_precision_has_float32_statistics():
     assert y.dtype == jnp.bfloat16
     expected = numpy_group_norm(params, x, 2)
     np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=2**-8, atol=1e-5)
+
+
+def test_rms_norm_divides_by_the_root_mean_square():
+    x = normal(2, 3, 5, 8)
+    params = random_params(RMSNorm(), x)
+    scale = np.asarray(params["params"]["scale"])
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+    np.testing.assert_allclose(RMSNorm().apply(params, x), expected, rtol=1e-5, atol=1e-5)
+    half = RMSNorm().apply(params, x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
 
 
 def softmax_attention(params, x, heads):

@@ -98,6 +98,24 @@ class GroupNorm(nn.Module):
         return (h * (factor * scale) + bias).astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """Normalisation of each vector of channels by its root mean square: `x / sqrt(mean(x^2) + eps) * scale`, with
+    statistics in float32 or better.
+
+    Source: Zhang & Sennrich 2019 (arXiv 1910.07467), eq. 4.
+    """
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        precision = wide(x.dtype)
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32).astype(precision)
+        h = x.astype(precision)
+        factor = jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + self.eps)
+        return (h * factor * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
 class Dropout(nn.Module):
     """Dropout by per-example keys `[B]`, so that an example's mask does not depend on its batch or device.
 
@@ -122,6 +140,22 @@ class Dropout(nn.Module):
         return jnp.where(jax.vmap(mask)(per_example(key, x.shape[0])), x / keep, 0).astype(x.dtype)
 
 
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """`softmax(q k^T / sqrt(d)) v`, each `[B, positions, heads, d]`; of keys and values there may be more or fewer.
+
+    >>> one = jnp.ones((1, 3, 2, 4))
+    >>> attend(one, one, one).shape
+    (1, 3, 2, 4)
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762), eq. 1.
+    """
+    if q.dtype == jnp.float64:  # JAX's own has its logits in float32, whatever comes in
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
+    with jax.numpy_dtype_promotion("standard"):  # of bfloat16, it mixes dtypes itself, which strict mode refuses
+        return jnp.asarray(jax.nn.dot_product_attention(q, k, v))
+
+
 class Attention(nn.Module):
     """Self-attention over all positions, with a residual: `x + W softmax(q k^T / sqrt(d)) v`, starting as `x`.
 
@@ -142,17 +176,8 @@ class Attention(nn.Module):
         h = self.norm(name="norm")(x).reshape(batch, -1, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=init_default, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, axis=2)
-        h = _attend(q, k, v).reshape(batch, *space, channels)
+        h = attend(q, k, v).reshape(batch, *space, channels)
         return x + nn.Dense(channels, dtype=self.dtype, kernel_init=init_zero, name="out")(h)
-
-
-def _attend(q: Array, k: Array, v: Array) -> Array:
-    """`softmax(q k^T / sqrt(d)) v`, each `[B, positions, heads, d]`."""
-    if q.dtype == jnp.float64:  # JAX's own has its logits in float32, whatever comes in
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
-        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
-    with jax.numpy_dtype_promotion("standard"):  # of bfloat16, it mixes dtypes itself, which strict mode refuses
-        return jnp.asarray(jax.nn.dot_product_attention(q, k, v))
 
 
 def downsample(x: Array) -> Array:
