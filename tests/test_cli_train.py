@@ -14,7 +14,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from jaxdiff.cli import sample_main, train_main
+from jaxdiff.cli import flags, sample_main, train_main
 from jaxdiff.report import read_metrics
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -262,3 +262,31 @@ def test_compiled_programs_are_kept_in_the_user_s_cache(tmp_path):
 
     assert found() == str(tmp_path / "jaxdiff" / "xla")
     assert found(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other")) == str(tmp_path / "other")
+
+
+def test_recommended_flags_are_added_to_the_user_s_and_can_be_left_out(monkeypatch):
+    monkeypatch.setattr(flags, "RECOMMENDED", {flags.version(): {"xla_a": "1", "xla_b": "2"}})
+
+    def found(**given):
+        for name in ("XLA_FLAGS", "JAXDIFF_XLA_FLAGS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        flags.use_recommended_flags()
+        return os.environ.get("XLA_FLAGS", "")
+
+    assert found() == "--xla_a=1 --xla_b=2"
+    assert found(XLA_FLAGS="--xla_c=3 --xla_b=4") == "--xla_c=3 --xla_b=4 --xla_a=1"
+    assert found(XLA_FLAGS="--xla_b_long=4") == "--xla_b_long=4 --xla_a=1 --xla_b=2"
+    assert found(JAXDIFF_XLA_FLAGS="0") == ""
+    monkeypatch.setattr(flags, "RECOMMENDED", {(0, 1): {"xla_a": "1"}})
+    assert found() == ""
+
+
+def test_the_recommended_flags_exist():
+    """One that this jaxlib does not know would end every command."""
+    code = (
+        "import jax; from jaxdiff.cli.flags import use_recommended_flags as use; use(); print(jax.numpy.ones(2).sum())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=Path(__file__).parents[1])

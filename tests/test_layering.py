@@ -30,6 +30,7 @@ ABOVE = ["denoise", "losses", "samplers", "guidance", "testing", "ode", "likelih
 MAY_IMPORT = {
     "typing": [],
     "noise": ["typing"],
+    "flops": ["typing"],
     "schedules": ["typing", "schedules"],
     "timesteps": ["typing", "schedules"],
     "time_sampling": ["typing", "schedules"],
@@ -81,7 +82,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "build": {"optax"},
     "pretrained": {"flax", "safetensors"},
     "report": {"tensorboardX", "tqdm", "matplotlib"},
-    "cli": {"tyro", "tqdm"},
+    "cli": {"jaxlib", "tyro", "tqdm"},
 }
 
 

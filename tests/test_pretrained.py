@@ -248,7 +248,7 @@ def test_a_file_of_guided_diffusion_says_what_it_is(tmp_path):
 def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
     _, tensors = guided(tmp_path)
     with pytest.raises(
-        InputError, match=r"m.pt: weights of guided-diffusion.* do not say their image_size: give the option image_size"
+        InputError, match=r"m.pt: weights of guided-diffusion do not say their image_size: give the option"
     ):
         pretrained.load(tmp_path / "m.pt")
     (tmp_path / "text.pt").write_text("no weights")

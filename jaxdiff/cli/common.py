@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import pretrained
+from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.typing import InputError, Schedule
 
@@ -54,6 +55,7 @@ def warn_of_signal(schedule: Schedule) -> None:
 
 def say_errors(command: Callable[[], None], *, stopped: str) -> None:
     """Run a command: a user's error is one message and exit code 2; Ctrl-C is `stopped` and 130."""
+    use_recommended_flags()
     use_compilation_cache()
     try:
         command()

@@ -20,6 +20,7 @@ import tyro
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli.common import load_pretrained, say_errors, warn_of_signal
+from jaxdiff.cli.init import check_init, with_network
 from jaxdiff.config import Config
 from jaxdiff.data import batches
 from jaxdiff.data.images import grid, write_png
@@ -76,7 +77,7 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     if given.init is not None:
         words = given.init_options
         loaded = load_pretrained(given.init, dict(zip(words[::2], words[1::2])))
-        settings = _with_network(settings, loaded)
+        settings = with_network(settings, loaded)
     elif given.init_options:
         raise InputError("--init-options without --init")
     default = TrainCommand(config=tyro.MISSING if given.config is None else given.config, settings=settings)
@@ -133,7 +134,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     like = jax.eval_shape(initial)  # finds what is wrong with the network
     check_frozen(config.optim.frozen, like.params)
     if loaded is not None:
-        _check_init(loaded, config, spec)
+        check_init(loaded, config, spec)
     elif config.model.lora_rank and not saved:
         raise InputError(
             f"--model.lora-rank {config.model.lora_rank}: adapts a network that was trained; give --init PATH"
@@ -157,7 +158,8 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
             f"{config.data.name}: {len(source):,} images {'x'.join(map(str, spec.image_shape))}, "
             f"{spec.num_classes or 'no'} classes; {_count(like):,} parameters; "
             f"{devices} x {jax.devices()[0].device_kind}\n"
-            f"{folder}: from step {saved} to {config.train.steps}; the first step compiles",
+            f"{folder}: from step {saved} to {config.train.steps}; the first step compiles\n"
+            f"XLA_FLAGS: {os.environ.get('XLA_FLAGS') or 'none'}",
             flush=True,
         )
         with (
@@ -209,45 +211,6 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
         f"{folder}: done. Checkpoints, {folder / 'samples'}, {curve}, tensorboard --logdir {folder / 'tensorboard'}\n"
         f"Sample it: {_sample_hint(folder, spec)}"
     )
-
-
-OF_TRAINING = {"model": ("dropout", "dtype", "remat", "lora_rank"), "diffusion": ("times", "weight", "weight_options")}
-"""Settings that are not what a network is, but how it is trained."""
-
-
-def _with_network(config: Config, loaded: Pretrained) -> Config:
-    """The config with another's network: of `OF_TRAINING` its own settings, of all else the other's."""
-    sections = {}
-    for name, own in OF_TRAINING.items():
-        ours, theirs = getattr(config, name), getattr(loaded.config, name)
-        sections[name] = dataclasses.replace(theirs, **{field: getattr(ours, field) for field in own})
-    config = dataclasses.replace(config, **sections)
-    if config.model.null_label:
-        return config
-    # It cannot be guided, nor learn to: what the file says of that is for another network.
-    return dataclasses.replace(
-        config,
-        sample=dataclasses.replace(config.sample, guidance=1.0),
-        train=dataclasses.replace(config.train, label_dropout=0.0),
-    )
-
-
-def _check_init(loaded: Pretrained, config: Config, spec: build.Spec) -> None:
-    """The imported network must be the one that the data and the settings ask for."""
-    if (spec.image_shape[-1], spec.num_classes) != (loaded.spec.image_shape[-1], loaded.spec.num_classes):
-        only_labels = spec.image_shape[-1] == loaded.spec.image_shape[-1] and loaded.spec.num_classes is None
-        hint = "; --data.labels False leaves the labels out" if only_labels else ""
-        raise InputError(
-            f"--init: that network is for images of {loaded.spec.image_shape[-1]} channels with "
-            f"{loaded.spec.num_classes or 'no'} classes, {config.data.name} has {spec.image_shape[-1]} and "
-            f"{spec.num_classes or 'none'}{hint}"
-        )
-    different = configs.differences(
-        dataclasses.replace(_with_network(config, loaded), train=config.train, sample=config.sample), config
-    )
-    if different:
-        lines = ", ".join(f"{name} {there!r}, not {asked!r}" for name, (there, asked) in different.items())
-        raise InputError(f"--init: that network has {lines}; leave these settings out")
 
 
 @contextmanager
