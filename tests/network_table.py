@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import UNet
+from jaxdiff.models import LucidrainsUNet, UNet
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -19,7 +19,9 @@ DDPM = UNet(
     scale_shift=False, resample_in_block=False,
 )  # fmt: skip
 ADM = DDPM.clone(scale_shift=True, resample_in_block=True, head_channels=8, num_classes=3)
-NETS = {"ddpm": DDPM, "adm": ADM}
+LUCIDRAINS = LucidrainsUNet(channels=8, multipliers=(1, 2), heads=2, head_channels=4, dropout=0.5)
+FULL = LUCIDRAINS.clone(first_channels=6, full_attention_levels=(0,), memories=0, num_classes=3)
+NETS = {"ddpm": DDPM, "adm": ADM, "lucidrains": LUCIDRAINS, "lucidrains, full": FULL}
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import InputError
-from jaxdiff.models.embed import sinusoidal
+from jaxdiff.models.embed import Fourier, sinusoidal
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -39,3 +39,17 @@ def test_the_other_published_orders_and_frequencies(freq_shift, cos_first):
 def test_a_width_that_cannot_be_is_refused(channels):
     with pytest.raises(InputError, match=f"even number of channels >= 4, got {channels}"):
         sinusoidal(jnp.zeros(1), channels=channels)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_fourier_features(learned):
+    """The number itself, and sines and cosines of whole turns of it."""
+    c, w = np.array([0.0, 0.25, 3.0, 999.0]), np.array([1.0, -0.3, 2.5])
+    expected = [[x, *np.sin(2 * np.pi * x * w), *np.cos(2 * np.pi * x * w)] for x in c]
+    module = Fourier(6, learned=learned)
+    with jax.enable_x64(True):
+        assert module.init(jax.random.key(0), c)["params"]["weights"].shape == (3,)
+        found = module.apply({"params": {"weights": jnp.asarray(w)}}, jnp.asarray(c))
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+    with pytest.raises(InputError, match="even number of channels, got 5"):
+        Fourier(5).init(jax.random.key(0), jnp.zeros(1))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import InputError
-from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm, downsample, upsample
+from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm, downsample, unshuffle, upsample
 from jaxdiff.noise import example_keys
 
 rng = np.random.default_rng(0)
@@ -205,6 +205,15 @@ def test_downsample_is_the_mean_of_blocks():
     x = normal(2, 4, 6, 3)
     blocks = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
     np.testing.assert_allclose(downsample(jnp.asarray(x)), np.mean(blocks, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_unshuffle_moves_blocks_into_channels():
+    """Channel `(c, i, j)` of a point is channel c of the pixel (i, j) of its block: nothing is lost."""
+    x = normal(2, 4, 6, 3)
+    y = np.asarray(unshuffle(x)).reshape(2, 2, 3, 3, 2, 2)
+    for i in range(2):
+        for j in range(2):
+            np.testing.assert_array_equal(y[..., i, j], x[:, i::2, j::2])
 
 
 def test_upsample_repeats_pixels_and_downsample_undoes_it():

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from jaxdiff.models.lucidrains import LucidrainsUNet
 from jaxdiff.models.unet import UNet
 
-NETWORKS: dict[str, Any] = {"unet": UNet}
+NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["NETWORKS", "UNet"]
+__all__ = ["NETWORKS", "LucidrainsUNet", "UNet"]

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxdiff.models.layers import wide
@@ -37,6 +39,31 @@ def sinusoidal(
     angles = c[:, None] * frequencies[None]
     waves = [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
+
+
+class Fourier(nn.Module):
+    """`[c, sin(2 pi c w_i), cos(2 pi c w_i)]` of numbers `[B]`, with frequencies that are drawn from N(0, 1).
+
+    Attributes:
+      channels: of sines and cosines together, even; there is one more, c itself.
+      learned: the frequencies are trained; else they stay as they were drawn.
+
+    Source: Tancik et al. 2020 (arXiv 2006.10739), eq. 5, with b from N(0, 1).
+    """
+
+    channels: int = 16
+    learned: bool = True
+
+    @nn.compact
+    def __call__(self, c: Array) -> Array:
+        if self.channels < 2 or self.channels % 2:
+            raise InputError(f"Fourier embedding: expected an even number of channels, got {self.channels}")
+        w = self.param("weights", nn.initializers.normal(1.0), (self.channels // 2,), jnp.float32)
+        c = c.astype(wide(c.dtype))[:, None]
+        w = w.astype(c.dtype)[None]
+        turns = c * (w if self.learned else jax.lax.stop_gradient(w))
+        angles = 2 * math.pi * turns
+        return jnp.concatenate([c, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def conditions(

@@ -156,28 +156,68 @@ def attend(q: Array, k: Array, v: Array) -> Array:
         return jnp.asarray(jax.nn.dot_product_attention(q, k, v))
 
 
+def linear_attend(q: Array, k: Array, v: Array) -> Array:
+    """`softmax(q) (softmax(k)^T v) / sqrt(d)`, whose cost is linear in the positions; shapes as of `attend`.
+
+    The softmax of a query is over its d channels, that of the keys over the positions: each channel makes one mean of
+    all values, and a position takes its own mixture of these d.
+
+    >>> one = jnp.ones((1, 3, 2, 4))
+    >>> linear_attend(one, one, one)[0, 0, 0].tolist()
+    [0.5, 0.5, 0.5, 0.5]
+
+    Source: Shen et al. 2018 (arXiv 1812.01243), with lucidrains' scale.
+    """
+    precision = wide(q.dtype)
+    q = jax.nn.softmax(q.astype(precision), axis=-1) / q.shape[-1] ** 0.5
+    k = jax.nn.softmax(k.astype(precision), axis=1)
+    means = jnp.einsum("bkhd,bkhe->bhde", k.astype(v.dtype), v)
+    return jnp.einsum("bqhd,bhde->bqhe", q.astype(v.dtype), means)
+
+
 class Attention(nn.Module):
     """Self-attention over all positions, with a residual: `x + W softmax(q k^T / sqrt(d)) v`, starting as `x`.
 
     Attributes:
-      heads: the number of heads; must divide the channels.
+      heads: the number of heads; without `head_channels` it must divide the channels.
       norm: makes the normalisation.
+      head_channels: the size d of a head; None for channels / heads.
+      bias: of queries, keys and values.
+      memories: learned keys and values that all positions see, before those of the positions.
+      attend: what is made of queries, keys and values: `attend` or `linear_attend`.
+      norm_out: makes a normalisation of what is added to x, which then does not start at 0; None for none.
     """
 
     heads: int = 1
     norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
+    head_channels: int | None = None
+    bias: bool = True
+    memories: int = 0
+    attend: Callable[[Array, Array, Array], Array] = attend
+    norm_out: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, *space, channels = x.shape
-        if self.heads < 1 or channels % self.heads:
+        if self.heads < 1 or (self.head_channels is None and channels % self.heads):
             raise InputError(f"attention: {channels} channels cannot be split into {self.heads} heads")
+        head = self.head_channels or channels // self.heads
         h = self.norm(name="norm")(x).reshape(batch, -1, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=init_default, name="qkv")(h)
-        q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, axis=2)
-        h = attend(q, k, v).reshape(batch, *space, channels)
-        return x + nn.Dense(channels, dtype=self.dtype, kernel_init=init_zero, name="out")(h)
+        qkv = nn.Dense(
+            3 * self.heads * head, use_bias=self.bias, dtype=self.dtype, kernel_init=init_default, name="qkv"
+        )(h)
+        q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, head), 3, axis=2)
+        if self.memories:
+            shape = (2, self.memories, self.heads, head)
+            learned = self.param("mem_kv", nn.initializers.normal(1.0), shape, jnp.float32).astype(k.dtype)
+            k, v = (
+                jnp.concatenate([jnp.broadcast_to(m, (batch, *shape[1:])), y], axis=1) for m, y in zip(learned, (k, v))
+            )
+        h = self.attend(q, k, v).reshape(batch, *space, self.heads * head)
+        kernel_init = init_zero if self.norm_out is None else init_default
+        h = nn.Dense(channels, dtype=self.dtype, kernel_init=kernel_init, name="out")(h)
+        return x + (h if self.norm_out is None else self.norm_out(name="norm_out")(h))
 
 
 def downsample(x: Array) -> Array:
@@ -201,6 +241,22 @@ def upsample(x: Array) -> Array:
     apart, blocks = ([n for size in space for n in (size, k)] for k in (1, 2))
     x = jnp.broadcast_to(x.reshape(batch, *apart, channels), (batch, *blocks, channels))
     return x.reshape(batch, *(2 * size for size in space), channels)
+
+
+def unshuffle(x: Array) -> Array:
+    """Halve each dimension of space: each block of 2 becomes one point with all its channels, those of the first
+    channel first.
+
+    >>> unshuffle(jnp.arange(8.0).reshape(1, 4, 2)).tolist()
+    [[[0.0, 2.0, 1.0, 3.0], [4.0, 6.0, 5.0, 7.0]]]
+
+    Source: Shi et al. 2016 (arXiv 1609.05158), eq. 4, the inverse.
+    """
+    batch, *space, channels = x.shape
+    x = x.reshape(batch, *(n for size in space for n in (size // 2, 2)), channels)
+    within = tuple(range(2, x.ndim, 2))  # the places in a block
+    x = jnp.moveaxis(x, within, tuple(range(-len(space), 0)))
+    return x.reshape(batch, *(size // 2 for size in space), -1)
 
 
 class ResBlock(nn.Module):
