@@ -340,6 +340,7 @@ def test_errors_of_the_command_line(folder, tmp_path, capsys):
 ORIGINALS = {
     "diffusers_ddpm_cifar10_like": {},
     "guided_plain_2attn/state_dict.pt": {"image_size": 8, "use_new_attention_order": True},
+    "lucidrains_unet/state_dict.pt": {"image_size": 8},
 }
 
 

@@ -5,6 +5,7 @@ from jaxdiff.pretrained.diffusers import load_diffusers, save_diffusers
 from jaxdiff.pretrained.diffusers_scheduler import scheduler_file
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.load import load
+from jaxdiff.pretrained.lucidrains import load_lucidrains
 from jaxdiff.pretrained.read import read_weights
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "load",
     "load_diffusers",
     "load_guided_diffusion",
+    "load_lucidrains",
     "read_weights",
     "save_diffusers",
     "scheduler_file",
