@@ -1,15 +1,18 @@
-"""The same U-Net with the same weights here and in diffusers (PyTorch), interleaved A B A B on one machine.
+"""The same network with the same weights here and in diffusers (PyTorch), interleaved A B A B on one machine.
 
 pip install torch diffusers && pip install -e '.[pretrained]'
-python benchmarks/versus.py --network small      # 8.95M parameters, for CPUs; ddpm_cifar (35.7M) and adm_64 for GPUs
+python benchmarks/versus.py --network small      # 8.95M parameters, for CPUs; ddpm_cifar, adm_64, dit_b_2 for GPUs
 
 A training step is the loss, its gradient, Adam and the moving average of the parameters; sampling is 50 steps of DDIM.
-Each round times both in turn; what is printed is the median, and of the ratio also the smallest and the largest of the
-rounds. On a GPU diffusers has bf16 autocast, channels_last, fused Adam and torch.compile, and we have --dtype bfloat16.
+Each round times all in turn; what is printed is the median, and of the ratio also the smallest and the largest of the
+rounds. diffusers runs eagerly and, with --compile, by torch.compile too; with --dtype bfloat16 under autocast; on a GPU
+with channels_last and fused Adam.
 """
 
 import argparse
+import copy
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -22,9 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 
 from jaxdiff import DDIM, losses, pretrained, sample, timesteps, white_noise
+from jaxdiff.build import Spec
+from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.denoise import denoiser
 from jaxdiff.noise import fold_in
 from jaxdiff.time_sampling import uniform_steps
@@ -43,29 +48,34 @@ ADM = {
     "down_block_types": ["ResnetDownsampleBlock2D"] + ["AttnDownBlock2D"] * 3,
     "up_block_types": ["AttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"],
 }  # fmt: skip
-NETWORKS = {
-    "small": DDPM | {"block_out_channels": [64, 128, 128, 128]},
-    "ddpm_cifar": DDPM | {"block_out_channels": [128, 256, 256, 256]},
-    "adm_64": ADM,
+DIT = {
+    "sample_size": 32, "num_layers": 12, "num_attention_heads": 12, "attention_head_dim": 64, "in_channels": 4,
+    "out_channels": 8, "patch_size": 2, "num_embeds_ada_norm": 1000,
+}  # fmt: skip
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "small": partial(UNet2DModel, **DDPM, block_out_channels=[64, 128, 128, 128]),
+    "ddpm_cifar": partial(UNet2DModel, **DDPM, block_out_channels=[128, 256, 256, 256]),
+    "adm_64": partial(UNet2DModel, **ADM),
+    "dit_b_2": partial(DiTTransformer2DModel, **DIT),
 }
 STEPS = 50
 Call = Callable[[], None]
 
 
-def torch_calls(net: UNet2DModel, batch: int, device: str) -> tuple[Call, Call]:
+def torch_calls(net: Any, spec: Spec, batch: int, device: str, *, dtype: str, compiled: bool) -> tuple[Call, Call]:
     """A training step and a run of sampling in PyTorch, as its users write them."""
     on_gpu = device != "cpu"
-    net = net.to(device)
+    net = copy.deepcopy(net).to(device)
     if on_gpu:
         net = net.to(memory_format=torch.channels_last)
-    run = torch.compile(net) if on_gpu else net
+    run = torch.compile(net) if compiled else net
     average = [p.detach().clone() for p in net.parameters()]
     adam = torch.optim.Adam(net.parameters(), lr=1e-4, fused=on_gpu)
-    channels, size = net.config.in_channels, net.config.sample_size
+    size, _, channels = spec.image_shape
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
     x0 = torch.randn(batch, channels, size, size, device=device)
-    labels = None if net.config.num_class_embeds is None else torch.zeros(batch, dtype=torch.long, device=device)
-    precision = partial(torch.autocast, device, torch.bfloat16, enabled=on_gpu)
+    labels = None if spec.num_classes is None else torch.zeros(batch, dtype=torch.long, device=device)
+    precision = partial(torch.autocast, device, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def train() -> None:
         t, eps = torch.randint(1000, (batch,), device=device), torch.randn_like(x0)
@@ -133,7 +143,7 @@ def jax_calls(loaded: pretrained.Pretrained, batch: int, dtype: str) -> tuple[Ca
     return train, lambda: made(params, key, x).block_until_ready(), seconds
 
 
-def agree(net: UNet2DModel, loaded: pretrained.Pretrained) -> float:
+def agree(net: Any, loaded: pretrained.Pretrained) -> float:
     """The largest difference of one call, relative to the largest output: they must be the same network."""
     x = np.random.default_rng(0).standard_normal((2, *loaded.spec.image_shape)).astype(np.float32)
     labels = None if loaded.spec.num_classes is None else np.array([0, 1])
@@ -158,12 +168,14 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=4, help="training steps in a round")
     args = parser.parse_args()
 
+    use_recommended_flags()
     torch.manual_seed(0)
-    net = UNet2DModel(**NETWORKS[args.network])
+    net = NETWORKS[args.network]()
     with tempfile.TemporaryDirectory() as folder:
         net.save_pretrained(folder)
         loaded = pretrained.load(folder)
@@ -176,18 +188,26 @@ def main() -> None:
     )
     train, generate, seconds = jax_calls(loaded, args.batch, args.dtype)
     print(f"compiled: train step {seconds['train']:.1f} s, sampler {seconds['sample']:.1f} s")
-    pairs = {"training step": (torch_calls(net, args.batch, device)[0], train, args.repeats)}
-    pairs[f"{STEPS} steps of DDIM"] = (torch_calls(net, args.batch, device)[1], generate, 1)
-    for name, (theirs, ours, repeats) in pairs.items():
-        theirs(), ours()
-        rounds = [(timed(theirs, repeats), timed(ours, repeats)) for _ in range(args.rounds)]
-        a, b = (statistics.median(column) for column in zip(*rounds))
-        ratios = [a / b for a, b in rounds]
-        print(
-            f"{name}: diffusers {1e3 * a:.0f} ms, {args.batch / a:.2f} img/s; jaxdiff {1e3 * b:.0f} ms, "
-            f"{args.batch / b:.2f} img/s; jaxdiff is {statistics.median(ratios):.2f} x as fast ({min(ratios):.2f} to "
-            f"{max(ratios):.2f})"
-        )
+    theirs = {
+        name: torch_calls(net, loaded.spec, args.batch, device, dtype=args.dtype, compiled=compiled)
+        for name, compiled in {"diffusers": False, "diffusers with torch.compile": True}.items()
+        if args.compile or not compiled
+    }
+    for i, (what, ours, repeats) in enumerate(
+        [("training step", train, args.repeats), (f"{STEPS} steps of DDIM", generate, 1)]
+    ):
+        calls = {name: both[i] for name, both in theirs.items()} | {"jaxdiff": ours}
+        for call in calls.values():
+            call()
+        rounds = [{name: timed(call, repeats) for name, call in calls.items()} for _ in range(args.rounds)]
+        for name in calls:
+            middle = statistics.median(took[name] for took in rounds)
+            print(f"{what}, {name}: {1e3 * middle:.0f} ms, {args.batch / middle:.2f} img/s")
+        for name in theirs:
+            ratios = [took[name] / took["jaxdiff"] for took in rounds]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"{what}: jaxdiff is {statistics.median(ratios):.2f} x as fast as {name} {spread}")
+    print(f"largest resident size of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,7 @@ def load(path: Path | str, **options: Any) -> Pretrained:
             check_options(f"{path}, read as weights of {owner},", loader, options, besides=("path",))
             for name, option in inspect.signature(loader).parameters.items():
                 if option.kind is option.KEYWORD_ONLY and option.default is option.empty and name not in options:
-                    raise InputError(
-                        f"{path}: weights of {owner}, which do not say their {name}: give the option {name}"
-                    )
+                    raise InputError(f"{path}: weights of {owner} do not say their {name}: give the option {name}")
             return loader(path, **options)
     known = ", ".join(FILES)
     raise InputError(
