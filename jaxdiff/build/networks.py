@@ -1,0 +1,77 @@
+"""The network, its parameters, and what it is as a function of time."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import denoise, schedules
+from jaxdiff.build.diffusion import preconditioning, schedule
+from jaxdiff.config import Config
+from jaxdiff.models import NETWORKS, lora
+from jaxdiff.preconditioning import precondition
+from jaxdiff.typing import Array, Denoiser, Model, PyTree
+
+
+class Spec(NamedTuple):
+    """What a network must know of the data."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+
+
+def network(config: Config, spec: Spec) -> Any:
+    """The Flax module that `config.model` names, for these images and labels."""
+    out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
+    options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype), "out_channels": out_channels}
+    for name in ("network", "lora_rank"):
+        del options[name]
+    return NETWORKS[config.model.network](num_classes=spec.num_classes, **options)
+
+
+def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
+    """Fresh parameters."""
+    net = network(config, spec)
+    cond = {} if spec.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
+    return with_lora(config, jax.jit(net.init)(key, jnp.zeros((1, *spec.image_shape)), jnp.zeros(1), cond), key)
+
+
+def with_lora(config: Config, params: PyTree, key: Array) -> PyTree:
+    """Parameters with those of the low-rank adaptation, if the config has one."""
+    return lora.adapted(key, params, rank=config.model.lora_rank) if config.model.lora_rank else params
+
+
+def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, key: Array | None = None) -> Model:
+    """The network with parameters and labels bound, as a function of time.
+
+    Args:
+      config: of which `model` and `diffusion` are read.
+      spec: of the data.
+      params: the network's.
+      labels: int32 `[B]`, `spec.num_classes` being the null label; None for a network without classes.
+      key: keys `[B]`: dropout is on. None: off.
+
+    Returns:
+      `(x_t [B, H, W, C], t scalar or [B]) -> y [B, H, W, C]`, of the kind `config.diffusion.kind`; with
+      `learned_variance` twice as many channels.
+    """
+    cond = {} if labels is None else {"label": labels}
+    net = network(config, spec)
+
+    def apply(x: Array, c_noise: Array) -> Array:
+        return jnp.asarray(net.apply(lora.merged(params), x, c_noise, cond, key=key))
+
+    alphas = schedule(config.diffusion)
+    design = preconditioning(config.diffusion, alphas)
+    if design is not None:
+        return precondition(apply, design, schedule=alphas)
+    if isinstance(alphas, schedules.Discrete):
+        return denoise.at_steps(apply, T=alphas.T, scale=config.diffusion.step_scale)
+    return denoise.at_scaled_time(apply)
+
+
+def denoiser(config: Config, spec: Spec, params: PyTree, labels: Array | None) -> Denoiser:
+    """The model's denoiser, without guidance or clipping."""
+    alphas = schedule(config.diffusion)
+    net, learned = model(config, spec, params, labels), config.diffusion.learned_variance
+    return denoise.denoiser(net, schedule=alphas, kind=config.diffusion.kind, learned_variance=learned)

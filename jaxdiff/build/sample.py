@@ -1,0 +1,67 @@
+"""Samplers and their time grids."""
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdiff import samplers, schedules, timesteps
+from jaxdiff.build.names import named
+from jaxdiff.config import Config, Sample
+from jaxdiff.typing import InputError, Schedule
+
+SPACINGS: dict[str, Callable[..., np.ndarray]] = {
+    "uniform": timesteps.uniform,
+    "quadratic": timesteps.quadratic,
+    "trailing": timesteps.trailing,
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
+    "ddim": timesteps.ddim_respacing,
+    "karras": timesteps.karras,
+    "log_snr": timesteps.log_snr_uniform,
+    "exponential": timesteps.exponential,
+}
+
+
+def check_unused(sample: Sample, given: Sequence[str]) -> None:
+    """Raise `InputError` for a setting that the sampler does not have: it would be ignored."""
+    own = inspect.signature(named(samplers.SAMPLERS, sample.sampler, "sampler")).parameters
+    for name in given:
+        if name not in own:
+            raise InputError(f"--{name}: the sampler {sample.sampler} has no {name}")
+
+
+def sampler(config: Config, alphas: Schedule) -> Any:
+    """The sampler by its row in `samplers.SAMPLERS`, with those of the sample settings that it has."""
+    sample, learned = config.sample, config.diffusion.learned_variance
+    if (sample.variance or "").startswith("learned") and not (learned and sample.variance == "learned_range"):
+        found = "learns its place in a range; use learned_range" if learned else "learns no variance; use fixed_small"
+        raise InputError(f"--sample.variance {sample.variance}: this network {found}")
+    make = named(samplers.SAMPLERS, sample.sampler, "sampler")
+    given = vars(sample) | ({"variance": sample.variance or "learned_range"} if learned else {})
+    if isinstance(alphas, schedules.Discrete):
+        given |= {"end": 1 / alphas.T}  # the earliest time that its network knows
+    if sample.sampler == "ode" and importlib.util.find_spec("diffrax") is None:
+        raise InputError("--sample.sampler ode needs diffrax: pip install 'jaxdiff[ode]'")
+    options = [name for name in inspect.signature(make).parameters if given.get(name) is not None]
+    return make(alphas, **{name: given[name] for name in options})
+
+
+def times(sample: Sample, alphas: Schedule) -> np.ndarray:
+    """The time grid. Of a table only its own times, for which uniform is trailing; on a continuous schedule trailing,
+    leading, linspace and ddim are uniform."""
+    make = named(SPACINGS, sample.spacing, "spacing")
+    if sample.sampler == "ode":  # it takes its own steps
+        return np.array([1.0, 0.0])
+    if "schedule" in inspect.signature(make).parameters:
+        grid = make(sample.steps, schedule=alphas)
+        if not isinstance(alphas, schedules.Discrete):
+            return grid
+        return timesteps.nearest_steps(grid, T=alphas.T, spread=True)
+    if isinstance(alphas, schedules.Discrete):
+        make = timesteps.trailing if make is timesteps.uniform else make
+        return np.asarray(make(sample.steps, T=alphas.T))
+    make = timesteps.quadratic if make is timesteps.quadratic else timesteps.uniform
+    return np.asarray(make(sample.steps))

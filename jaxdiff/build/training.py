@@ -1,0 +1,71 @@
+"""What training minimises, and how."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff.build.diffusion import measured, schedule, times_seen
+from jaxdiff.build.networks import Spec, model
+from jaxdiff.config import Config
+from jaxdiff.noise import fold_in, white_noise
+from jaxdiff.train.frozen import Trained, all_but, only, stop_frozen
+from jaxdiff.train.step import LossFn
+from jaxdiff.typing import Array, Batch, InputError, PyTree
+
+
+def trained(config: Config) -> Trained | None:
+    """Which parameters are: all (None), all but `optim.frozen`, or the low-rank adaptation alone."""
+    frozen = [""] if config.model.lora_rank else config.optim.frozen
+    return all_but(frozen) if frozen else None
+
+
+def loss_fn(config: Config, spec: Spec) -> LossFn:
+    """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key."""
+    d, alphas = config.diffusion, schedule(config.diffusion)
+    draw_times, measure, which = times_seen(d, alphas), measured(d, alphas), trained(config)
+    if spec.num_classes is not None and not config.model.null_label and config.train.label_dropout:
+        raise InputError("--train.label-dropout: this network has no null label for hidden ones; use 0")
+
+    def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
+        params = stop_frozen(params, which)
+        x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        t = draw_times(fold_in(keys, 0))
+        eps = white_noise(fold_in(keys, 1), x0.shape)
+        labels = None
+        if spec.num_classes is not None:
+            hidden = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 2), config.train.label_dropout)
+            labels = jnp.where(hidden, spec.num_classes, batch["label"])
+        net = model(config, spec, params, labels, key=fold_in(keys, 3))
+        return measure(x0, t, eps, model=net, schedule=alphas, kind=d.kind)
+
+    return loss
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Clipping, then Adam or AdamW with warm-up."""
+    c, steps, warmup = config.optim, config.train.steps, config.optim.warmup
+    rate: optax.Schedule = optax.constant_schedule(c.learning_rate)
+    if c.decay == "cosine" and steps > warmup:
+        rate = optax.cosine_decay_schedule(c.learning_rate, steps - warmup)
+    if warmup:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), rate], [warmup])
+    adam = optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay if c.name == "adamw" else 0.0)
+    tx = optax.chain(optax.clip_by_global_norm(c.clip), adam) if c.clip else adam
+    return only(tx, trained(config))
+
+
+def steps_per_call(config: Config, *, done: int = 0) -> int:
+    """`train.steps_per_call`; by default up to 10, but 1 on CPU, where gradients of convolutions in a loop are slow."""
+    # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
+    counts = (config.train.steps, config.log.samples_every, config.log.checkpoint_every, *([done] if done else []))
+    if config.train.steps_per_call is not None:
+        for count in counts:
+            if count % config.train.steps_per_call:
+                names = "train.steps, log.samples_every, log.checkpoint_every and the step to resume from"
+                raise InputError(f"--train.steps-per-call {config.train.steps_per_call}: must divide {names} {counts}")
+        return config.train.steps_per_call
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(k for k in range(1, 11) if math.gcd(*counts) % k == 0)
