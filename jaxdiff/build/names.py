@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from jaxdiff.typing import InputError
 
-
 Row = TypeVar("Row")
 
 
