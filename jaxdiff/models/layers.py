@@ -4,7 +4,7 @@ They take sequences `[B, L, C]`, images `[B, H, W, C]` and videos `[B, T, H, W, 
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -140,6 +140,11 @@ class Dropout(nn.Module):
         return jnp.where(jax.vmap(mask)(per_example(key, x.shape[0])), x / keep, 0).astype(x.dtype)
 
 
+def scaled(x: Array, factor: float) -> Array:
+    """`factor x`; of 1 nothing is computed."""
+    return x if factor == 1 else x * factor
+
+
 def attend(q: Array, k: Array, v: Array) -> Array:
     """`softmax(q k^T / sqrt(d)) v`, each `[B, positions, heads, d]`; of keys and values there may be more or fewer.
 
@@ -162,11 +167,13 @@ class Attention(nn.Module):
     Attributes:
       heads: the number of heads; must divide the channels.
       norm: makes the normalisation.
+      factor: of the sum; 1/sqrt(2) keeps the variance (score_sde's skip_rescale).
     """
 
     heads: int = 1
     norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
+    factor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -177,7 +184,7 @@ class Attention(nn.Module):
         qkv = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=init_default, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, axis=2)
         h = attend(q, k, v).reshape(batch, *space, channels)
-        return x + nn.Dense(channels, dtype=self.dtype, kernel_init=init_zero, name="out")(h)
+        return scaled(x + nn.Dense(channels, dtype=self.dtype, kernel_init=init_zero, name="out")(h), self.factor)
 
 
 def downsample(x: Array) -> Array:
@@ -203,6 +210,53 @@ def upsample(x: Array) -> Array:
     return x.reshape(batch, *(2 * size for size in space), channels)
 
 
+def upfirdn(
+    x: Array, kernel: Sequence[float], *, up: int = 1, down: int = 1, padding: tuple[int, int] = (0, 0)
+) -> Array:
+    """Along each dimension of space: `up - 1` zeros after each point, zeros at both ends, a filter, and of the result
+    every `down`-th point.
+
+    The filter is a convolution (its kernel is turned round) where it lies within what it is given, as in
+    scipy.signal.upfirdn, which has no padding of its own.
+
+    >>> upfirdn(jnp.arange(1.0, 3.0).reshape(1, 2, 1), (1.0, 0.5), up=2, padding=(1, 0)).ravel().tolist()
+    [1.0, 0.5, 2.0, 1.0]
+
+    Source: Zhang 2019 (arXiv 1904.11486); Karras et al. 2020 (arXiv 1912.04958), whose name it has.
+    """
+    low, high = padding
+    for axis in range(1, x.ndim - 1):
+        sides = [(0, 0, 0)] * x.ndim
+        sides[axis] = (low, high + up - 1, up - 1)
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), sides)
+        within = x.shape[axis] - len(kernel) + 1
+        taps = [jax.lax.slice_in_dim(x, i, i + within, down, axis) * k for i, k in enumerate(reversed(kernel))]
+        x = jnp.asarray(sum(taps))
+    return x
+
+
+FIR = (0.125, 0.375, 0.375, 0.125)
+"""StyleGAN2's filter, `[1, 3, 3, 1] / 8`; times `up` where there are zeros between the points, so that means stay."""
+
+
+def fir_downsample(x: Array) -> Array:
+    """Halve each dimension of space, by the filter `FIR`.
+
+    >>> fir_downsample(jnp.ones((1, 6, 1))).ravel().tolist()
+    [0.875, 1.0, 0.875]
+    """
+    return upfirdn(x, FIR, down=2, padding=(1, 1))
+
+
+def fir_upsample(x: Array, *, more: int = 0) -> Array:
+    """Double each dimension of space, by the filter `FIR`; with `more` points at each end, for a convolution to take.
+
+    >>> fir_upsample(jnp.ones((1, 2, 1))).ravel().tolist()
+    [0.75, 1.0, 1.0, 0.75]
+    """
+    return upfirdn(x, [2 * k for k in FIR], up=2, padding=(2 + more, 1 + more))
+
+
 class ResBlock(nn.Module):
     """Residual block of DDPM and ADM: norm, SiLU, (resample), conv; + embedding; norm, SiLU, dropout, conv (zero).
 
@@ -211,6 +265,8 @@ class ResBlock(nn.Module):
       resample: `upsample` or `downsample`, applied inside the block and on its skip, or None.
       scale_shift: the embedding scales and shifts the second norm, instead of being added before it.
       norm: makes the normalisations.
+      resample_dense: the skip has a dense layer also where it resamples (BigGAN), not only where the channels change.
+      factor: of the sum; 1/sqrt(2) keeps the variance (score_sde's skip_rescale).
 
     Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.
     """
@@ -221,6 +277,8 @@ class ResBlock(nn.Module):
     dropout: float = 0.0
     norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
+    resample_dense: bool = False
+    factor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, emb: Array, key: Array | None = None) -> Array:
@@ -240,6 +298,6 @@ class ResBlock(nn.Module):
         h = conv(h, self.channels, dtype=self.dtype, zero=True, name="conv2")
 
         x = resample(x)
-        if x.shape[-1] != self.channels:
+        if x.shape[-1] != self.channels or (self.resample_dense and self.resample is not None):
             x = dense(self.channels, name="skip")(x)
-        return x + h
+        return scaled(x + h, self.factor)
