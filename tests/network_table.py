@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import UNet
+from jaxdiff.models import NCSNpp, UNet
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -19,7 +19,12 @@ DDPM = UNet(
     scale_shift=False, resample_in_block=False,
 )  # fmt: skip
 ADM = DDPM.clone(scale_shift=True, resample_in_block=True, head_channels=8, num_classes=3)
-NETS = {"ddpm": DDPM, "adm": ADM}
+DDPMPP = NCSNpp(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), dropout=0.5)
+NCSNPP = DDPMPP.clone(  # told of steps, as all here, not of logarithms: hence the scale
+    embedding="fourier", fourier_scale=0.01, fir=True, progressive_input="residual", progressive="output_skip",
+    num_classes=3,
+)  # fmt: skip
+NETS = {"ddpm": DDPM, "adm": ADM, "ddpm++": DDPMPP, "ncsn++": NCSNPP}
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from jaxdiff.models.ncsnpp import NCSNpp
 from jaxdiff.models.unet import UNet
 
-NETWORKS: dict[str, Any] = {"unet": UNet}
+NETWORKS: dict[str, Any] = {"unet": UNet, "ncsnpp": NCSNpp}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["NETWORKS", "UNet"]
+__all__ = ["NETWORKS", "NCSNpp", "UNet"]

@@ -164,7 +164,7 @@ class UNet(nn.Module):
         return conv(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
 
 
-def check_size(size: Sequence[int], *, levels: int) -> None:
+def check_size(size: Sequence[int], *, levels: int, network: str = "UNet") -> None:
     """Raise `InputError` where an image, or other data of this size, cannot be halved `levels - 1` times.
 
     >>> check_size((8, 12), levels=3)
@@ -177,6 +177,6 @@ Use fewer multipliers, or pad or resize the images.
     factor = 2 ** (levels - 1)
     if any(n % factor for n in size):
         raise InputError(
-            f"UNet: {levels} levels halve the image {levels - 1} times, so its size must be divisible by {factor}; got "
-            f"{'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
+            f"{network}: {levels} levels halve the image {levels - 1} times, so its size must be divisible by "
+            f"{factor}; got {'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
         )
