@@ -6,12 +6,14 @@ from jaxdiff.pretrained.diffusers_scheduler import scheduler_file
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.load import load
 from jaxdiff.pretrained.read import read_weights
+from jaxdiff.pretrained.score_sde import load_score_sde
 
 __all__ = [
     "Pretrained",
     "load",
     "load_diffusers",
     "load_guided_diffusion",
+    "load_score_sde",
     "read_weights",
     "save_diffusers",
     "scheduler_file",

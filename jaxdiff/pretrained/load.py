@@ -11,10 +11,12 @@ from jaxdiff.pretrained.base import Pretrained
 from jaxdiff.pretrained.diffusers import load_diffusers
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.read import read_weights
+from jaxdiff.pretrained.score_sde import load_score_sde
 from jaxdiff.typing import InputError
 
 FILES: dict[str, tuple[str, Callable[..., Pretrained]]] = {
     "guided-diffusion": (r"input_blocks\.0\.0\.weight", load_guided_diffusion),
+    "score_sde": (r"all_modules\.\d+\.NIN_3\.W", load_score_sde),
 }
 """Whose files of weights are known: by name, the end of a tensor's name that they alone have, and what loads them."""
 
