@@ -274,7 +274,7 @@ def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
     for bad, message in [
         (
             {"w": np.zeros(3)},
-            "whose weights these are is not known; expected .* guided-diffusion .* 1 tensors, such as w",
+            "whose weights these are is not known; expected .* guided-diffusion.* 1 tensors, such as w",
         ),
         ({"state_dict": tensors}, r"no input_blocks.0.0.weight"),
         ({n: v for n, v in tensors.items() if n[:3] != "out"}, "no out.2.weight"),

@@ -85,7 +85,7 @@ def load_score_sde(
     spec = build.Spec((image_size, image_size, channels), None)
     like = parameter_shapes(path, config, spec)
     params = from_theirs(path, tensors, like, _places(model, image_size))
-    return Pretrained(config, spec, _negated(params) if sde == "ve" else params)
+    return Pretrained(config, spec, negated(params) if sde == "ve" else params)
 
 
 def _state(found: Mapping[str, Any], path: Path) -> State:
@@ -220,8 +220,8 @@ def _diffusion(sde: str, sigmas: np.ndarray | None, *, continuous: bool) -> Diff
     return Diffusion(schedule="ve", schedule_options=levels, preconditioning="ve")
 
 
-def _negated(params: PyTree) -> PyTree:
-    """The network whose output is that of these parameters times -1."""
+def negated(params: PyTree) -> PyTree:
+    """An `NCSNpp` whose output is that of these parameters times -1: with the other sign of what ends it."""
 
     def one(name: str, module: PyTree) -> PyTree:
         return {kind: -leaf for kind, leaf in module.items()} if name.startswith("conv_out") else module

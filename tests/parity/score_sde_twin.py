@@ -160,7 +160,8 @@ class Twin(nn.Module):
                 fan = parameter[0].numel() if parameter.ndim > 1 else 4
                 parameter.data = torch.randn_like(parameter) / fan**0.5 + (parameter.ndim == 1) * 0.5
 
-    def forward(self, x, c):
+    def forward(self, x, c, more=0):
+        """`more` is added to the embedding of c, such as one of labels."""
         s, at = self.s, iter(list(self.all_modules))
         nf, last = s["nf"], len(s["multipliers"]) - 1
 
@@ -183,7 +184,7 @@ class Twin(nn.Module):
             return take(nn.Conv2d, h.shape[1], channels, 3, 1, 1)(h)
 
         emb = take(Fourier, nf)(c) if s["embedding"] == "fourier" else positional(c, nf)
-        emb = take(nn.Linear, emb.shape[1], 4 * nf)(emb)
+        emb = take(nn.Linear, emb.shape[1], 4 * nf)(emb + more)
         emb = take(nn.Linear, 4 * nf, 4 * nf)(silu(emb))
         h, image = conv(x, nf), x
         skips = [h]
