@@ -140,6 +140,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     refused("moving averages in it", whole | {"ema": {"shadow_params": average[1:]}})
     refused("moving averages in it", whole | {"ema": {"shadow_params": [*average[1:], average[0]]}})
     refused("moving averages in it", whole | {"ema": {"shadow_params": {}}})
+    refused("moving averages in it", whole | {"ema": {"shadow_params": [a.tolist() for a in average]}})
     refused("generator: not of a checkpoint of score_sde", whole | {"generator": {}})
     refused("is no tensor", {**state, "epoch": 3})
     refused("left over extra", {**state, "module.extra": np.zeros(3)})
@@ -156,6 +157,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     _, _, whole = checkpoint(tmp_path, **FOURIER)
     refused("sde subvp, but the network has a Fourier embedding", whole, sde="subvp")
     refused("no noise levels", {n: v for n, v in whole["model"].items() if n != "module.sigmas"}, sde="ve")
+    refused("noise levels .* from nan to 0.1", {**whole["model"], "module.sigmas": np.array([np.nan, 0.1])}, sde="ve")
     few = {**whole["model"], "module.all_modules.0.W": np.zeros(4, np.float32)}
     refused("describes no network: --model.frequencies", few, sde="ve")
 

@@ -104,7 +104,7 @@ def _state(found: Mapping[str, Any], path: Path) -> State:
         ema = found["ema"]
         averages = ema.get("shadow_params") if isinstance(ema, dict) else None
         trained = [name for name in state if name not in ("sigmas", "all_modules.0.W")]
-        shapes = [np.shape(average) for average in averages] if isinstance(averages, list) else []
+        shapes = [getattr(average, "shape", None) for average in averages] if isinstance(averages, list) else []
         if shapes != [state[name].shape for name in trained]:
             raise InputError(f"{path}: the moving averages in it (ema, shadow_params) are not those of its parameters")
         state |= zip(trained, averages or [])
@@ -216,6 +216,9 @@ def _diffusion(sde: str, sigmas: np.ndarray | None, *, continuous: bool) -> Diff
     require(sigmas is not None and sigmas.ndim == 1 and len(sigmas) > 1, "no noise levels (sigmas) in it")
     assert sigmas is not None
     ends = {"sigma_min": float(sigmas[-1]), "sigma_max": float(sigmas[0])}
+    require(
+        0 < ends["sigma_min"] < ends["sigma_max"] < np.inf, f"noise levels (sigmas) from {sigmas[0]} to {sigmas[-1]}"
+    )
     levels = {name: float(f"{2 * sigma:.6g}") for name, sigma in ends.items()}  # exp(log(50)) is not quite 50
     return Diffusion(schedule="ve", schedule_options=levels, preconditioning="ve")
 
