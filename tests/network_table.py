@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import LucidrainsUNet, UNet
+from jaxdiff.models import LucidrainsUNet, NCSNpp, UNet
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -21,7 +21,14 @@ DDPM = UNet(
 ADM = DDPM.clone(scale_shift=True, resample_in_block=True, head_channels=8, num_classes=3)
 LUCIDRAINS = LucidrainsUNet(channels=8, multipliers=(1, 2), heads=2, head_channels=4, dropout=0.5)
 FULL = LUCIDRAINS.clone(first_channels=6, full_attention_levels=(0,), memories=0, num_classes=3)
-NETS = {"ddpm": DDPM, "adm": ADM, "lucidrains": LUCIDRAINS, "lucidrains, full": FULL}
+DDPMPP = NCSNpp(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), dropout=0.5)
+NCSNPP = DDPMPP.clone(  # told of steps, as all here, not of logarithms: hence the scale
+    embedding="fourier", fourier_scale=0.01, fir=True, progressive_input="residual", progressive="output_skip",
+    num_classes=3,
+)  # fmt: skip
+NETS = {
+    "ddpm": DDPM, "adm": ADM, "lucidrains": LUCIDRAINS, "lucidrains, full": FULL, "ddpm++": DDPMPP, "ncsn++": NCSNPP,
+}  # fmt: skip
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import InputError
-from jaxdiff.models.embed import Fourier, sinusoidal
+from jaxdiff.models.embed import Fourier, fourier, normal_frequencies, sinusoidal
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -53,3 +53,25 @@ def test_fourier_features(learned):
         np.testing.assert_allclose(found, expected, atol=1e-11)
     with pytest.raises(InputError, match="even number of channels, got 5"):
         Fourier(5).init(jax.random.key(0), jnp.zeros(1))
+
+
+def test_fourier_features_of_given_frequencies():
+    """In float32 an angle of hundreds of turns still has three digits, and in float64 all of them."""
+    frequencies = normal_frequencies(64, scale=16.0)
+    c = np.log([0.01, 0.5, 2.0, 50.0])
+    for dtype, tolerance in ((np.float32, 3e-4), (np.float64, 1e-11)):
+        with jax.enable_x64(dtype == np.float64):
+            told, w = c.astype(dtype).astype(np.float64), frequencies.astype(dtype).astype(np.float64)
+            angles = 2 * np.pi * told[:, None] * w
+            found = fourier(jnp.asarray(c, dtype), frequencies)
+            assert found.dtype == dtype
+            expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+            np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def test_frequencies_that_are_drawn_are_normal_and_always_the_same():
+    w = normal_frequencies(10_000, scale=16.0)
+    assert abs(w.mean()) < 5 * 16 / 100
+    assert abs(w.std() / 16 - 1) < 5 / np.sqrt(2 * 10_000)
+    np.testing.assert_array_equal(w, normal_frequencies(10_000, scale=16.0))
+    np.testing.assert_allclose(normal_frequencies(3, scale=1.0), w[:3] / 16)

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import signal
 
 from jaxdiff import InputError
-from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm, downsample, unshuffle, upsample
+from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm
+from jaxdiff.models.resampling import downsample, fir_downsample, fir_upsample, unshuffle, upfirdn, upsample
 from jaxdiff.noise import example_keys
 
 rng = np.random.default_rng(0)
@@ -223,6 +225,52 @@ def test_upsample_repeats_pixels_and_downsample_undoes_it():
     np.testing.assert_allclose(downsample(up), x, rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [2, 3, 4, 6])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 3), (3, 2)])
+def test_upfirdn_is_scipy_s(length, up, down):
+    """In both dimensions, with zeros at both ends so that all of the filter's output is there; and the gradient."""
+    x, kernel = normal(2, 7, 5, 3), normal(length)
+    ends = (length - 1, length - up)  # without those that would come after the last point
+    expected = x.astype(np.float64)
+    for axis in (1, 2):
+        expected = signal.upfirdn(kernel.astype(np.float64), expected, up=up, down=down, axis=axis)
+
+    def filtered(x):
+        return upfirdn(x, kernel.tolist(), up=up, down=down, padding=ends)
+
+    y, pull = jax.vjp(filtered, jnp.asarray(x))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    cotangent = normal(*y.shape)
+    np.testing.assert_allclose(jnp.vdot(pull(jnp.asarray(cotangent))[0], x), np.vdot(cotangent, expected), rtol=1e-3)
+
+
+@pytest.mark.parametrize("space", [(6,), (4, 6), (2, 4, 6)])
+def test_fir_resampling_has_stylegan2_s_gain_and_place(space):
+    """Down (1 3 3 1) / 8 round the middle of two points, up (1 3) / 4 and (3 1) / 4; zeros outside."""
+    x = normal(2, *space, 3).astype(np.float64)
+
+    def along(axis, f, y):
+        y = np.pad(np.moveaxis(y, axis, -1), [(0, 0)] * (y.ndim - 1) + [(1, 1)])
+        return np.moveaxis(f(y), -1, axis)
+
+    def halved(y):
+        n = y.shape[-1] - 2
+        return sum(k / 8 * y[..., i : i + n : 2] for i, k in enumerate((1, 3, 3, 1)))
+
+    def doubled(y):
+        pairs = [(y[..., :-2] + 3 * y[..., 1:-1]) / 4, (3 * y[..., 1:-1] + y[..., 2:]) / 4]
+        return np.stack(pairs, axis=-1).reshape(*y.shape[:-1], -1)
+
+    smaller = larger = x
+    for axis in range(1, 1 + len(space)):
+        smaller, larger = along(axis, halved, smaller), along(axis, doubled, larger)
+    at = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(fir_downsample(at), smaller, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fir_upsample(at), larger, rtol=1e-5, atol=1e-6)
+    within = (slice(None), *[slice(1, -1)] * len(space))
+    np.testing.assert_allclose(fir_upsample(at, more=1)[within], larger, rtol=1e-5, atol=1e-6)
+
+
 def silu(x):
     return x / (1 + np.exp(-x))
 
@@ -268,6 +316,26 @@ def test_res_block_is_that_of_the_papers(scale_shift, channels, resample):
         double(params["params"]), double(x), double(emb), scale_shift=scale_shift, resample=RESAMPLE[resample]
     )
     np.testing.assert_allclose(jax.jit(module.apply)(params, x, emb), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("resample", RESAMPLE)
+def test_res_block_of_biggan_has_a_dense_layer_wherever_it_resamples(resample):
+    x, emb = normal(2, 4, 6, 8), normal(2, 16)
+    module = ResBlock(8, resample=resample, scale_shift=False, norm=partial(GroupNorm, 4), resample_dense=True)
+    params = random_params(module, x, emb)
+    assert ("skip" in params["params"]) == (resample is not None)
+    expected = residual_block(
+        double(params["params"]), double(x), double(emb), scale_shift=False, resample=RESAMPLE[resample]
+    )
+    np.testing.assert_allclose(jax.jit(module.apply)(params, x, emb), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_factor_is_of_the_whole_sum():
+    x, emb = normal(2, 4, 6, 8), normal(2, 16)
+    for module, args in ((ResBlock(8, norm=partial(GroupNorm, 4)), (x, emb)), (Attention(2), (x,))):
+        params = random_params(module, *args)
+        y = module.apply(params, *args)
+        np.testing.assert_allclose(module.clone(factor=0.3).apply(params, *args), 0.3 * y, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])

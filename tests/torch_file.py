@@ -60,6 +60,8 @@ def save(path, value, *, protocol=2, compression=zipfile.ZIP_STORED, numel=None,
     def tensors(value):
         if isinstance(value, dict):
             return OrderedDict((name, tensors(v)) for name, v in value.items())
+        if isinstance(value, list):
+            return [tensors(v) for v in value]
         if not isinstance(value, np.ndarray):
             return value
         raw.append(value.tobytes())

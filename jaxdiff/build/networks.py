@@ -67,7 +67,7 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
         return precondition(apply, design, schedule=alphas)
     if isinstance(alphas, schedules.Discrete):
         return denoise.at_steps(apply, T=alphas.T, scale=config.diffusion.step_scale)
-    return denoise.at_scaled_time(apply)
+    return denoise.at_scaled_time(apply, scale=1000 * config.diffusion.step_scale)
 
 
 def denoiser(config: Config, spec: Spec, params: PyTree, labels: Array | None) -> Denoiser:

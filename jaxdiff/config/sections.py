@@ -34,12 +34,13 @@ class Diffusion:
     steps: int = 1000
     """T, the length of a schedule's table; continuous schedules have none."""
     step_scale: float = 1.0
-    """Of a table: what the network is told is the step's number, 0 to T - 1, times this."""
+    """What the network is told is this times the step's number, 0 to T - 1, of a table, or 1000 t of a continuous
+    schedule (without preconditioning)."""
     kind: str = "eps"
     """What the network predicts: eps, x0, v, score, velocity, or F (EDM's)."""
     preconditioning: str | None = None
     """How the network is fed, its input's scale and what it is told of the time: edm, vp, ve or iddpm (see
-    jaxdiff.preconditioning). Default: x_t as it is, with the step's number or 1000 t."""
+    jaxdiff.preconditioning). Default: x_t as it is, with the step's number or 1000 t; see step_scale."""
     times: str = "uniform"
     """Which times training sees: uniform, log_normal (EDM's levels) or logit_normal; of a table the nearest steps."""
     weight: str | None = None

@@ -1,11 +1,12 @@
 """Embeddings of numbers, and the conditions of a network."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.models.layers import wide
 from jaxdiff.typing import Array, InputError
@@ -59,11 +60,38 @@ class Fourier(nn.Module):
         if self.channels < 2 or self.channels % 2:
             raise InputError(f"Fourier embedding: expected an even number of channels, got {self.channels}")
         w = self.param("weights", nn.initializers.normal(1.0), (self.channels // 2,), jnp.float32)
-        c = c.astype(wide(c.dtype))[:, None]
-        w = w.astype(c.dtype)[None]
-        turns = c * (w if self.learned else jax.lax.stop_gradient(w))
-        angles = 2 * math.pi * turns
-        return jnp.concatenate([c, jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        c = c.astype(wide(c.dtype))
+        return jnp.concatenate([c[:, None], fourier(c, w if self.learned else jax.lax.stop_gradient(w))], axis=-1)
+
+
+def fourier(c: Array, frequencies: Sequence[float] | np.ndarray | Array) -> Array:
+    """`[sin(2 pi c w_i), cos(2 pi c w_i)]` of given frequencies, for noise levels: c is a logarithm of one.
+
+    Args:
+      c: `[B]`.
+      frequencies: w, per unit of c; of the papers normally distributed, with standard deviation 16, and never trained.
+
+    Returns:
+      `[B, 2 len(frequencies)]`, in [-1, 1]; float32, or float64 if c is.
+
+    >>> fourier(jnp.array([0.0, 0.25]), [1.0]).round(4).tolist()
+    [[0.0, 1.0], [1.0, -0.0]]
+
+    Source: Tancik et al. 2020 (arXiv 2006.10739); Song et al. 2021 (arXiv 2011.13456), appendix H.
+    """
+    c = c.astype(wide(c.dtype))
+    turns = c[:, None] * jnp.asarray(frequencies, c.dtype)[None]
+    angles = 2 * math.pi * (turns - jnp.round(turns))  # of hundreds the product would be rounded
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def normal_frequencies(count: int, *, scale: float) -> np.ndarray:
+    """Normally distributed numbers times `scale`, always the same.
+
+    >>> normal_frequencies(2, scale=16.0).round(3).tolist()
+    [2.012, -2.114]
+    """
+    return scale * np.random.default_rng(0).standard_normal(count)
 
 
 def conditions(

@@ -1,4 +1,4 @@
-"""Pieces that networks share: normalisation, convolution, attention, dropout, resampling. Channels last.
+"""Pieces that networks share: normalisation, convolution, attention, dropout, residual blocks. Channels last.
 
 They take sequences `[B, L, C]`, images `[B, H, W, C]` and videos `[B, T, H, W, C]` alike.
 """
@@ -140,6 +140,11 @@ class Dropout(nn.Module):
         return jnp.where(jax.vmap(mask)(per_example(key, x.shape[0])), x / keep, 0).astype(x.dtype)
 
 
+def scaled(x: Array, factor: float) -> Array:
+    """`factor x`; of 1 nothing is computed."""
+    return x if factor == 1 else x * factor
+
+
 def attend(q: Array, k: Array, v: Array) -> Array:
     """`softmax(q k^T / sqrt(d)) v`, each `[B, positions, heads, d]`; of keys and values there may be more or fewer.
 
@@ -186,6 +191,7 @@ class Attention(nn.Module):
       memories: learned keys and values that all positions see, before those of the positions.
       attend: what is made of queries, keys and values: `attend` or `linear_attend`.
       norm_out: makes a normalisation of what is added to x, which then does not start at 0; None for none.
+      factor: of the sum; 1/sqrt(2) keeps the variance (score_sde's skip_rescale).
     """
 
     heads: int = 1
@@ -196,6 +202,7 @@ class Attention(nn.Module):
     memories: int = 0
     attend: Callable[[Array, Array, Array], Array] = attend
     norm_out: Callable[..., nn.Module] | None = None
+    factor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -203,10 +210,9 @@ class Attention(nn.Module):
         if self.heads < 1 or (self.head_channels is None and channels % self.heads):
             raise InputError(f"attention: {channels} channels cannot be split into {self.heads} heads")
         head = self.head_channels or channels // self.heads
+        dense = partial(nn.Dense, dtype=self.dtype)
         h = self.norm(name="norm")(x).reshape(batch, -1, channels)
-        qkv = nn.Dense(
-            3 * self.heads * head, use_bias=self.bias, dtype=self.dtype, kernel_init=init_default, name="qkv"
-        )(h)
+        qkv = dense(3 * self.heads * head, use_bias=self.bias, kernel_init=init_default, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, head), 3, axis=2)
         if self.memories:
             shape = (2, self.memories, self.heads, head)
@@ -215,48 +221,8 @@ class Attention(nn.Module):
                 jnp.concatenate([jnp.broadcast_to(m, (batch, *shape[1:])), y], axis=1) for m, y in zip(learned, (k, v))
             )
         h = self.attend(q, k, v).reshape(batch, *space, self.heads * head)
-        kernel_init = init_zero if self.norm_out is None else init_default
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=kernel_init, name="out")(h)
-        return x + (h if self.norm_out is None else self.norm_out(name="norm_out")(h))
-
-
-def downsample(x: Array) -> Array:
-    """Halve each dimension of space: the mean of each block of 2.
-
-    >>> downsample(jnp.arange(4.0).reshape(1, 4, 1)).ravel().tolist()
-    [0.5, 2.5]
-    """
-    batch, *space, channels = x.shape
-    blocks = [n for size in space for n in (size // 2, 2)]
-    return x.reshape(batch, *blocks, channels).mean(tuple(range(2, 2 + 2 * len(space), 2)))
-
-
-def upsample(x: Array) -> Array:
-    """Double each dimension of space: each point becomes a block of 2.
-
-    >>> upsample(jnp.arange(2.0).reshape(1, 2, 1)).ravel().tolist()
-    [0.0, 0.0, 1.0, 1.0]
-    """
-    batch, *space, channels = x.shape
-    apart, blocks = ([n for size in space for n in (size, k)] for k in (1, 2))
-    x = jnp.broadcast_to(x.reshape(batch, *apart, channels), (batch, *blocks, channels))
-    return x.reshape(batch, *(2 * size for size in space), channels)
-
-
-def unshuffle(x: Array) -> Array:
-    """Halve each dimension of space: each block of 2 becomes one point with all its channels, those of the first
-    channel first.
-
-    >>> unshuffle(jnp.arange(8.0).reshape(1, 4, 2)).tolist()
-    [[[0.0, 2.0, 1.0, 3.0], [4.0, 6.0, 5.0, 7.0]]]
-
-    Source: Shi et al. 2016 (arXiv 1609.05158), eq. 4, the inverse.
-    """
-    batch, *space, channels = x.shape
-    x = x.reshape(batch, *(n for size in space for n in (size // 2, 2)), channels)
-    within = tuple(range(2, x.ndim, 2))  # the places in a block
-    x = jnp.moveaxis(x, within, tuple(range(-len(space), 0)))
-    return x.reshape(batch, *(size // 2 for size in space), -1)
+        h = dense(channels, kernel_init=init_zero if self.norm_out is None else init_default, name="out")(h)
+        return scaled(x + (h if self.norm_out is None else self.norm_out(name="norm_out")(h)), self.factor)
 
 
 class ResBlock(nn.Module):
@@ -267,6 +233,8 @@ class ResBlock(nn.Module):
       resample: `upsample` or `downsample`, applied inside the block and on its skip, or None.
       scale_shift: the embedding scales and shifts the second norm, instead of being added before it.
       norm: makes the normalisations.
+      resample_dense: the skip has a dense layer also where it resamples (BigGAN), not only where the channels change.
+      factor: of the sum; 1/sqrt(2) keeps the variance (score_sde's skip_rescale).
 
     Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.
     """
@@ -277,6 +245,8 @@ class ResBlock(nn.Module):
     dropout: float = 0.0
     norm: Callable[..., nn.Module] = GroupNorm
     dtype: Dtype = jnp.float32
+    resample_dense: bool = False
+    factor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, emb: Array, key: Array | None = None) -> Array:
@@ -296,6 +266,6 @@ class ResBlock(nn.Module):
         h = conv(h, self.channels, dtype=self.dtype, zero=True, name="conv2")
 
         x = resample(x)
-        if x.shape[-1] != self.channels:
+        if x.shape[-1] != self.channels or (self.resample_dense and self.resample is not None):
             x = dense(self.channels, name="skip")(x)
-        return x + h
+        return scaled(x + h, self.factor)

@@ -18,10 +18,9 @@ from jaxdiff.models.layers import (
     init_default,
     init_zero,
     linear_attend,
-    unshuffle,
-    upsample,
     wide,
 )
+from jaxdiff.models.resampling import unshuffle, upsample
 from jaxdiff.models.unet import check_size
 from jaxdiff.typing import Array, InputError
 

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions, sinusoidal
-from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, downsample, init_default, upsample, wide
+from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, wide
+from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.typing import Array, InputError
 
 
@@ -17,7 +18,7 @@ class UNet(nn.Module):
 
     x is a batch of sequences `[B, L, C]`, images `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be
     divisible by 2^(levels - 1); nothing else is asked of them. The defaults are ADM's and, where that is said, DDPM's;
-    every network that `jaxdiff.pretrained` imports is this one with other arguments.
+    networks of diffusers (`UNet2DModel`) and guided-diffusion are this one with other arguments.
 
     Attributes:
       channels: of the first level.
@@ -164,7 +165,7 @@ class UNet(nn.Module):
         return conv(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
 
 
-def check_size(size: Sequence[int], *, levels: int) -> None:
+def check_size(size: Sequence[int], *, levels: int, network: str = "UNet") -> None:
     """Raise `InputError` where an image, or other data of this size, cannot be halved `levels - 1` times.
 
     >>> check_size((8, 12), levels=3)
@@ -177,6 +178,6 @@ Use fewer multipliers, or pad or resize the images.
     factor = 2 ** (levels - 1)
     if any(n % factor for n in size):
         raise InputError(
-            f"UNet: {levels} levels halve the image {levels - 1} times, so its size must be divisible by {factor}; got "
-            f"{'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
+            f"{network}: {levels} levels halve the image {levels - 1} times, so its size must be divisible by "
+            f"{factor}; got {'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
         )

@@ -9,14 +9,18 @@ from typing import Any
 from jaxdiff.build import check_options
 from jaxdiff.pretrained.base import Pretrained
 from jaxdiff.pretrained.diffusers import load_diffusers
+from jaxdiff.pretrained.edm import load_edm
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.lucidrains import load_lucidrains
 from jaxdiff.pretrained.read import read_weights
+from jaxdiff.pretrained.score_sde import load_score_sde
 from jaxdiff.typing import InputError
 
 FILES: dict[str, tuple[str, Callable[..., Pretrained]]] = {
     "guided-diffusion": (r"input_blocks\.0\.0\.weight", load_guided_diffusion),
     "lucidrains": (r"downs\.0\.0\.block1\.proj\.weight", load_lucidrains),
+    "score_sde": (r"all_modules\.\d+\.NIN_3\.W", load_score_sde),
+    "edm": (r"enc\.\d+x\d+_conv\.weight", load_edm),
 }
 """Whose files of weights are known: by name, the end of a tensor's name that they alone have, and what loads them."""
 

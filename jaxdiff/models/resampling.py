@@ -1,0 +1,94 @@
+"""Half and double sizes: of each dimension of space. Channels last."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.typing import Array
+
+
+def downsample(x: Array) -> Array:
+    """Halve each dimension of space: the mean of each block of 2.
+
+    >>> downsample(jnp.arange(4.0).reshape(1, 4, 1)).ravel().tolist()
+    [0.5, 2.5]
+    """
+    batch, *space, channels = x.shape
+    blocks = [n for size in space for n in (size // 2, 2)]
+    return x.reshape(batch, *blocks, channels).mean(tuple(range(2, 2 + 2 * len(space), 2)))
+
+
+def upsample(x: Array) -> Array:
+    """Double each dimension of space: each point becomes a block of 2.
+
+    >>> upsample(jnp.arange(2.0).reshape(1, 2, 1)).ravel().tolist()
+    [0.0, 0.0, 1.0, 1.0]
+    """
+    batch, *space, channels = x.shape
+    apart, blocks = ([n for size in space for n in (size, k)] for k in (1, 2))
+    x = jnp.broadcast_to(x.reshape(batch, *apart, channels), (batch, *blocks, channels))
+    return x.reshape(batch, *(2 * size for size in space), channels)
+
+
+def unshuffle(x: Array) -> Array:
+    """Halve each dimension of space: each block of 2 becomes one point with all its channels, those of the first
+    channel first.
+
+    >>> unshuffle(jnp.arange(8.0).reshape(1, 4, 2)).tolist()
+    [[[0.0, 2.0, 1.0, 3.0], [4.0, 6.0, 5.0, 7.0]]]
+
+    Source: Shi et al. 2016 (arXiv 1609.05158), eq. 4, the inverse.
+    """
+    batch, *space, channels = x.shape
+    x = x.reshape(batch, *(n for size in space for n in (size // 2, 2)), channels)
+    within = tuple(range(2, x.ndim, 2))  # the places in a block
+    x = jnp.moveaxis(x, within, tuple(range(-len(space), 0)))
+    return x.reshape(batch, *(size // 2 for size in space), -1)
+
+
+def upfirdn(
+    x: Array, kernel: Sequence[float], *, up: int = 1, down: int = 1, padding: tuple[int, int] = (0, 0)
+) -> Array:
+    """Along each dimension of space: `up - 1` zeros after each point, zeros at both ends, a filter, and of the result
+    every `down`-th point.
+
+    The filter is a convolution (its kernel is turned round) where it lies within what it is given, as in
+    scipy.signal.upfirdn, which has no padding of its own.
+
+    >>> upfirdn(jnp.arange(1.0, 3.0).reshape(1, 2, 1), (1.0, 0.5), up=2, padding=(1, 0)).ravel().tolist()
+    [1.0, 0.5, 2.0, 1.0]
+
+    Source: Zhang 2019 (arXiv 1904.11486); Karras et al. 2020 (arXiv 1912.04958), whose name it has.
+    """
+    low, high = padding
+    for axis in range(1, x.ndim - 1):
+        sides = [(0, 0, 0)] * x.ndim
+        sides[axis] = (low, high + up - 1, up - 1)
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), sides)
+        within = x.shape[axis] - len(kernel) + 1
+        taps = [jax.lax.slice_in_dim(x, i, i + within, down, axis) * k for i, k in enumerate(reversed(kernel))]
+        x = jnp.asarray(sum(taps))
+    return x
+
+
+FIR = (0.125, 0.375, 0.375, 0.125)
+"""StyleGAN2's filter, `[1, 3, 3, 1] / 8`; times `up` where there are zeros between the points, so that means stay."""
+
+
+def fir_downsample(x: Array) -> Array:
+    """Halve each dimension of space, by the filter `FIR`.
+
+    >>> fir_downsample(jnp.ones((1, 6, 1))).ravel().tolist()
+    [0.875, 1.0, 0.875]
+    """
+    return upfirdn(x, FIR, down=2, padding=(1, 1))
+
+
+def fir_upsample(x: Array, *, more: int = 0) -> Array:
+    """Double each dimension of space, by the filter `FIR`; with `more` points at each end, for a convolution to take.
+
+    >>> fir_upsample(jnp.ones((1, 2, 1))).ravel().tolist()
+    [0.75, 1.0, 1.0, 0.75]
+    """
+    return upfirdn(x, [2 * k for k in FIR], up=2, padding=(2 + more, 1 + more))
