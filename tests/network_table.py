@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import UNet
+from jaxdiff.models import DiT, UNet
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -19,7 +19,9 @@ DDPM = UNet(
     scale_shift=False, resample_in_block=False,
 )  # fmt: skip
 ADM = DDPM.clone(scale_shift=True, resample_in_block=True, head_channels=8, num_classes=3)
-NETS = {"ddpm": DDPM, "adm": ADM}
+DIT = DiT(width=24, depth=2, heads=2, patch=2, dropout=0.5)
+MODERN_DIT = DIT.clone(norm="rms", mlp="swiglu", qk_norm=True, rotary=True, scan=True, num_classes=3)
+NETS = {"ddpm": DDPM, "adm": ADM, "dit": DIT, "modern dit": MODERN_DIT}
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -102,7 +102,66 @@ class UNet(Model):
         }
 
 
-Network = UNet
+@dataclasses.dataclass(frozen=True)
+class Transformer(Model):
+    """What the networks with a transformer have."""
+
+    depth: int = 12
+    """Blocks of the transformer."""
+    heads: int = 6
+    """Attention heads."""
+    mlp_ratio: float = 4.0
+    """Width of the MLPs, in units of the transformer's."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """The MLPs; swiglu has as many parameters."""
+    norm: Literal["layer", "rms"] = "layer"
+    """The normalisations of the transformer: by mean and deviation, or by the root mean square."""
+    qk_norm: bool = False
+    """Normalise queries and keys, for stable training of large networks."""
+    rotary: bool = False
+    """Turn queries and keys by their positions, instead of adding positions to the patches."""
+    scan: bool = False
+    """Stack the blocks' parameters and run them in a loop: compiles once, whatever the depth."""
+
+    def rules(self) -> Rules:
+        return super().rules() | {
+            "depth": (self.depth >= 1, "at least 1"),
+            "heads": (self.heads >= 1, "at least 1"),
+            "mlp_ratio": (0 < self.mlp_ratio < math.inf, "a positive number"),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class DiT(Transformer):
+    """The diffusion transformer; see jaxdiff.models.DiT. Its sizes are in jaxdiff.models.DIT_SIZES; this is S."""
+
+    network: Literal["dit"] = "dit"
+    """Which one it is; what follows are its own settings."""
+    width: int = 384
+    """Channels of a patch."""
+    patch: int = 2
+    """Pixels of a patch, in height and width."""
+    norm_eps: float = 1e-6
+    """Added to the variance in the normalisations."""
+    mlp_norm_eps: float | None = None
+    """Of those before the MLPs; default `norm_eps`."""
+    freq_shift: float = 0.0
+    """Of the embedding of time: 0, but 1 in diffusers."""
+
+    def rules(self) -> Rules:
+        size = self.width // max(self.heads, 1)
+        return super().rules() | {
+            "width": (self.width >= 2 and self.width % 2 == 0, "a positive even number"),
+            "heads": (self.heads >= 1 and self.width % self.heads == 0, "a divisor of the width"),
+            "rotary": (not self.rotary or (size >= 4 and size % 2 == 0), "false, or heads of an even size, at least 4"),
+            "patch": (self.patch >= 1, "at least 1"),
+            "norm_eps": (0 < self.norm_eps < math.inf, "a positive number"),
+            "mlp_norm_eps": (self.mlp_norm_eps is None or 0 < self.mlp_norm_eps < math.inf, "a positive number"),
+            "freq_shift": (0 <= self.freq_shift < 128, "0 or more, below 128"),
+        }
+
+
+Network = UNet | DiT
 """Any of them. A config file chooses, or `--model.network NAME`; then the flags are its own."""
 
-NETWORKS: dict[str, Any] = {"unet": UNet}
+NETWORKS: dict[str, Any] = {"unet": UNet, "dit": DiT}

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from jaxdiff.models.dit import DIT_SIZES, DiT
 from jaxdiff.models.unet import UNet
 
-NETWORKS: dict[str, Any] = {"unet": UNet}
+NETWORKS: dict[str, Any] = {"unet": UNet, "dit": DiT}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["NETWORKS", "UNet"]
+__all__ = ["DIT_SIZES", "NETWORKS", "DiT", "UNet"]

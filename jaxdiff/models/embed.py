@@ -1,9 +1,10 @@
 """Embeddings of numbers, and the conditions of a network."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.models.layers import wide
 from jaxdiff.typing import Array, InputError
@@ -37,6 +38,47 @@ def sinusoidal(
     angles = c[:, None] * frequencies[None]
     waves = [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
+
+
+def grid_angles(size: Sequence[int], *, pairs: int, max_period: float = 10_000.0) -> list[np.ndarray]:
+    """Angles of the points of a grid, `p max_period^(-i / n)` with p a coordinate, by axis, the last axis first.
+
+    Args:
+      size: of the grid, of any number of dimensions.
+      pairs: of a sine and a cosine, shared out among the axes as evenly as can be: n of each, i = 0..n - 1.
+      max_period: see `sinusoidal`.
+
+    Returns:
+      For each axis float64 `[points, n]`; the points in the order of a reshaped array.
+
+    >>> [a.tolist() for a in grid_angles((2, 3), pairs=2)]
+    [[[0.0], [1.0], [2.0], [0.0], [1.0], [2.0]], [[0.0], [0.0], [0.0], [1.0], [1.0], [1.0]]]
+    """
+    shares = [pairs // len(size) + (i < pairs % len(size)) for i in range(len(size))]
+    coordinates = np.indices(size).reshape(len(size), -1)[::-1]
+    return [p[:, None] * max_period ** (-np.arange(n) / n) for p, n in zip(coordinates, shares) if n]
+
+
+def grid_positions(size: Sequence[int], *, channels: int) -> np.ndarray:
+    """Fixed positions of the points of a grid: for each axis, the last first, `[sin(angles), cos(angles)]`.
+
+    Args:
+      size: of the grid, of any number of dimensions.
+      channels: even.
+
+    Returns:
+      float64 `[points, channels]`.
+
+    >>> grid_positions((2, 2), channels=4).round(2).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.84, 0.54, 0.0, 1.0], [0.0, 1.0, 0.84, 0.54], [0.84, 0.54, 0.84, 0.54]]
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, by axis; for images as in Peebles & Xie 2022 (arXiv
+    2212.09748).
+    """
+    if channels < 2 or channels % 2:
+        raise InputError(f"positions: expected an even number of channels, got {channels}")
+    angles = grid_angles(size, pairs=channels // 2)
+    return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=-1)
 
 
 def conditions(

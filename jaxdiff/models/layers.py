@@ -98,6 +98,22 @@ class GroupNorm(nn.Module):
         return (h * (factor * scale) + bias).astype(x.dtype)
 
 
+def normalised(x: Array, *, centre: bool, eps: float = 1e-6) -> Array:
+    """Each vector of channels as `(x - mean) / sqrt(var + eps)`, or without `centre` `x / sqrt(mean(x^2) + eps)`.
+
+    Returns:
+      float32 or better, whatever x is.
+
+    >>> normalised(jnp.array([1.0, 3.0]), centre=True).round(3).tolist()
+    [-1.0, 1.0]
+
+    Source: Ba et al. 2016 (arXiv 1607.06450), section 3.1; Zhang & Sennrich 2019 (arXiv 1910.07467), eq. 4.
+    """
+    h = x.astype(wide(x.dtype))
+    h = h - h.mean(-1, keepdims=True) if centre else h
+    return h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
+
+
 class RMSNorm(nn.Module):
     """Normalisation of each vector of channels by its root mean square: `x / sqrt(mean(x^2) + eps) * scale`, with
     statistics in float32 or better.
@@ -109,11 +125,9 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        precision = wide(x.dtype)
-        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32).astype(precision)
-        h = x.astype(precision)
-        factor = jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + self.eps)
-        return (h * factor * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        h = normalised(x, centre=False, eps=self.eps)
+        return (h * scale.astype(h.dtype).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -156,28 +170,66 @@ def attend(q: Array, k: Array, v: Array) -> Array:
         return jnp.asarray(jax.nn.dot_product_attention(q, k, v))
 
 
+def rotate(x: Array, angles: Array) -> Array:
+    """Rotary positions: turn the pairs of channels `(x_i, x_{i + d/2})`, position n by `angles[n, i]`.
+
+    Angles that are linear in the position make `q . k` a function of the difference of positions alone.
+
+    Args:
+      x: queries or keys `[B, positions, heads, d]`, d even.
+      angles: `[positions, d / 2]`, in radians.
+
+    >>> quarter = jnp.full((1, 1), jnp.pi / 2)
+    >>> rotate(jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2), quarter).round(3).ravel().tolist()
+    [-0.0, 1.0]
+
+    Source: Su et al. 2021 (arXiv 2104.09864), section 3.2.2; which channels make a pair is of no consequence.
+    """
+    precision = wide(x.dtype)
+    cos, sin = (f(jnp.asarray(angles, precision))[None, :, None] for f in (jnp.cos, jnp.sin))
+    a, b = jnp.split(x.astype(precision), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
 class Attention(nn.Module):
     """Self-attention over all positions, with a residual: `x + W softmax(q k^T / sqrt(d)) v`, starting as `x`.
 
     Attributes:
       heads: the number of heads; must divide the channels.
-      norm: makes the normalisation.
+      norm: makes the normalisation; None: there is none.
+      residual: False: `W softmax(q k^T / sqrt(d)) v` alone, for a block that has its own residual, which does not start
+        at 0.
+      qk_norm: the queries and the keys of each head are divided by their root mean square, and scaled, so that logits
+        cannot grow without bound.
+
+    Source of `qk_norm`: Henry et al. 2020 (arXiv 2010.04245); Dehghani et al. 2023 (arXiv 2302.05442), section 2.
     """
 
     heads: int = 1
-    norm: Callable[..., nn.Module] = GroupNorm
+    norm: Callable[..., nn.Module] | None = GroupNorm
     dtype: Dtype = jnp.float32
+    residual: bool = True
+    qk_norm: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, angles: Array | None = None) -> Array:
+        """`angles`: of rotary positions, `[positions, channels / heads / 2]`; see `rotate`."""
         batch, *space, channels = x.shape
         if self.heads < 1 or channels % self.heads:
             raise InputError(f"attention: {channels} channels cannot be split into {self.heads} heads")
-        h = self.norm(name="norm")(x).reshape(batch, -1, channels)
+        h = x if self.norm is None else self.norm(name="norm")(x)
+        h = h.reshape(batch, -1, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=init_default, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, axis=2)
+        if self.qk_norm:
+            q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         h = attend(q, k, v).reshape(batch, *space, channels)
-        return x + nn.Dense(channels, dtype=self.dtype, kernel_init=init_zero, name="out")(h)
+        out = nn.Dense(
+            channels, dtype=self.dtype, kernel_init=init_zero if self.residual else init_default, name="out"
+        )(h)
+        return x + out if self.residual else out
 
 
 def downsample(x: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from jaxdiff import build
-from jaxdiff.config import Config, UNet
+from jaxdiff.config import Config, Diffusion, UNet
 from jaxdiff.models.layers import group_count
 from jaxdiff.models.lora import merged
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
@@ -122,9 +122,12 @@ def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
     from safetensors.numpy import save_file
 
     config, spec = pretrained.config, pretrained.spec
-    described = _unet_arguments(config, spec, pretrained.params)
+    model = config.model
+    if not isinstance(model, UNet):
+        raise InputError(f"a network of the kind {model.network}: only a unet can be exported, as a UNet2DModel")
+    described = _unet_arguments(model, config.diffusion, spec, pretrained.params)
     scheduler = scheduler_of(config.diffusion, config.sample)
-    tensors = to_theirs(merged(pretrained.params), _places(config.model))
+    tensors = to_theirs(merged(pretrained.params), _places(model))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / f"{_WEIGHTS}.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
@@ -258,9 +261,8 @@ def _new_name(name: str) -> str:
     return name
 
 
-def _unet_arguments(config: Config, spec: build.Spec, params: PyTree) -> dict[str, Any]:
+def _unet_arguments(m: UNet, diffusion: Diffusion, spec: build.Spec, params: PyTree) -> dict[str, Any]:
     """Their arguments from ours."""
-    m = config.model
     height, width, channels = spec.image_shape
     levels = range(len(m.multipliers))
     attention = m.attention_levels
@@ -288,7 +290,7 @@ def _unet_arguments(config: Config, spec: build.Spec, params: PyTree) -> dict[st
         **_UNET,
         "sample_size": height if height == width else [height, width],
         "in_channels": channels,
-        "out_channels": (1 + config.diffusion.learned_variance) * channels,
+        "out_channels": (1 + diffusion.learned_variance) * channels,
         "freq_shift": m.freq_shift,
         "flip_sin_to_cos": m.cos_first,
         "down_block_types": down,
