@@ -108,9 +108,10 @@ def test_a_scheduler_is_found_next_door(tmp_path, capsys):
     edit(tmp_path / "scheduler" / "scheduler_config.json", variance_type=None)  # DPMSolverMultistepScheduler's
     assert pretrained.load(tmp_path).config.sample.variance == "fixed_small"
     assert "conv_in" not in repr(pretrained.load(tmp_path))  # no thousands of lines of weights
+    assert not pretrained.load(tmp_path).latents
     (tmp_path / "vqvae").mkdir()
-    with pytest.raises(InputError, match="makes latents for its vqvae"):
-        pretrained.load(tmp_path)
+    loaded = pretrained.load(tmp_path)
+    assert (loaded.latents, loaded.config.sample.clip) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
     for bad, message in [
         (
             {"w": np.zeros(3)},
-            "whose weights these are is not known; expected .* guided-diffusion .* 1 tensors, such as w",
+            "whose weights these are is not known; expected .* guided-diffusion.* 1 tensors, such as w",
         ),
         ({"state_dict": tensors}, r"no input_blocks.0.0.weight"),
         ({n: v for n, v in tensors.items() if n[:3] != "out"}, "no out.2.weight"),

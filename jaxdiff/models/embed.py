@@ -1,6 +1,5 @@
 """Embeddings of numbers, and the conditions of a network."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -34,9 +33,16 @@ def sinusoidal(
         raise InputError(f"sinusoidal embedding: expected an even number of channels >= 4, got {channels}")
     half = channels // 2
     c = c.astype(wide(c.dtype))
-    frequencies = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half, dtype=c.dtype))
-    angles = c[:, None] * frequencies[None]
-    waves = [jnp.sin(angles), jnp.cos(angles)]
+    # In float32 an angle of 999 would be off by 3e-5. So each w has a part of 12 bits, whose products with steps up
+    # to 4095 are exact, and a rest, whose products are small: sin(a + b) = sin a cos b + cos a sin b.
+    frequencies = max_period ** (-np.arange(half) / (half - freq_shift))
+    digits, exponents = np.frexp(frequencies)
+    coarse = np.ldexp(np.round(digits * 2**12), exponents - 12)
+    a, b = (c[:, None] * jnp.asarray(w[None], c.dtype) for w in (coarse, frequencies - coarse))
+    waves = [
+        jnp.sin(a) * jnp.cos(b) + jnp.cos(a) * jnp.sin(b),
+        jnp.cos(a) * jnp.cos(b) - jnp.sin(a) * jnp.sin(b),
+    ]
     return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
 
 

@@ -9,12 +9,14 @@ from typing import Any
 from jaxdiff.build import check_options
 from jaxdiff.pretrained.base import Pretrained
 from jaxdiff.pretrained.diffusers import load_diffusers
+from jaxdiff.pretrained.dit import load_dit
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.read import read_weights
 from jaxdiff.typing import InputError
 
 FILES: dict[str, tuple[str, Callable[..., Pretrained]]] = {
     "guided-diffusion": (r"input_blocks\.0\.0\.weight", load_guided_diffusion),
+    "DiT": (r"final_layer\.adaLN_modulation\.1\.weight", load_dit),
 }
 """Whose files of weights are known: by name, the end of a tensor's name that they alone have, and what loads them."""
 
