@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import DiT, UNet
+from jaxdiff.models import DiT, UNet, UViT
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -21,7 +21,11 @@ DDPM = UNet(
 ADM = DDPM.clone(scale_shift=True, resample_in_block=True, head_channels=8, num_classes=3)
 DIT = DiT(width=24, depth=2, heads=2, patch=2, dropout=0.5)
 MODERN_DIT = DIT.clone(norm="rms", mlp="swiglu", qk_norm=True, rotary=True, scan=True, num_classes=3)
-NETS = {"ddpm": DDPM, "adm": ADM, "dit": DIT, "modern dit": MODERN_DIT}
+UVIT = UViT(
+    channels=8, multipliers=(1, 2), blocks=1, depth=2, heads=2, patch=2, groups=4, dropout=0.5, dropout_resolution=4,
+    num_classes=3,
+)  # fmt: skip
+NETS = {"ddpm": DDPM, "adm": ADM, "dit": DIT, "modern dit": MODERN_DIT, "uvit": UVIT}
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}

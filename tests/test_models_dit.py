@@ -246,7 +246,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb, key):
-        return transformer(x, emb, key, None, depth=3, scan=self.scan, heads=1, mlp_ratio=1, dropout=0.5)
+        return transformer(x, emb, key, depth=3, heads=1, rotary=True, scan=self.scan, mlp_ratio=1, dropout=0.5)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -320,7 +320,7 @@ def test_what_cannot_be_is_refused(changes, size, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heads": 7}, "--model.heads 7: expected a divisor of the width"),
+        ({"heads": 7}, "--model.heads 7: expected a divisor of the transformer's width, 384"),
         ({"heads": 0}, "--model.heads 0"),
         ({"width": 7, "heads": 7}, "--model.width 7: expected a positive even number"),
         ({"depth": 0}, "--model.depth 0"),

@@ -106,7 +106,7 @@ def test_what_is_no_dit_is_refused(tmp_path):
     )
     refused("a width of 24 is not a published one: give the option num_heads", num_heads="unset")
     refused("num_heads: expected a whole number, at least 1, got 0", num_heads=0)
-    refused("--model.heads 5: expected a divisor of the width", num_heads=5)
+    refused("--model.heads 5: expected a divisor of the transformer", num_heads=5)
     refused("num_classes: expected a whole number", num_classes="many")
     refused("has no option 'image_size'; it has num_classes, num_heads", image_size=8)
     refused("left over blocks.0.attn.rope", {"blocks.0.attn.rope": np.zeros(1)})

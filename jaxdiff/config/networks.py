@@ -131,6 +131,15 @@ class Transformer(Model):
         }
 
 
+def _heads(width: int, heads: int) -> tuple[bool, str]:
+    return heads >= 1 and width % heads == 0, f"a divisor of the transformer's width, {width}"
+
+
+def _rotary(width: int, model: Transformer) -> tuple[bool, str]:
+    size = width // max(model.heads, 1)
+    return not model.rotary or (size >= 4 and size % 2 == 0), "false, or heads of an even size, at least 4"
+
+
 @dataclasses.dataclass(frozen=True)
 class DiT(Transformer):
     """The diffusion transformer; see jaxdiff.models.DiT. Its sizes are in jaxdiff.models.DIT_SIZES; this is S."""
@@ -149,11 +158,10 @@ class DiT(Transformer):
     """Of the embedding of time: 0, but 1 in diffusers."""
 
     def rules(self) -> Rules:
-        size = self.width // max(self.heads, 1)
         return super().rules() | {
             "width": (self.width >= 2 and self.width % 2 == 0, "a positive even number"),
-            "heads": (self.heads >= 1 and self.width % self.heads == 0, "a divisor of the width"),
-            "rotary": (not self.rotary or (size >= 4 and size % 2 == 0), "false, or heads of an even size, at least 4"),
+            "heads": _heads(self.width, self.heads),
+            "rotary": _rotary(self.width, self),
             "patch": (self.patch >= 1, "at least 1"),
             "norm_eps": (0 < self.norm_eps < math.inf, "a positive number"),
             "mlp_norm_eps": (self.mlp_norm_eps is None or 0 < self.mlp_norm_eps < math.inf, "a positive number"),
@@ -161,7 +169,43 @@ class DiT(Transformer):
         }
 
 
-Network = UNet | DiT
+@dataclasses.dataclass(frozen=True)
+class UViT(Transformer):
+    """A U-Net with a transformer as its lowest level, for large images; see jaxdiff.models.UViT."""
+
+    network: Literal["uvit"] = "uvit"
+    """Which one it is; what follows are its own settings."""
+    channels: int = 128
+    """Channels of the first level."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Channels of each level, in units of `channels`; each level halves the image. The last is the transformer."""
+    blocks: int = 2
+    """Residual blocks per level, down and up."""
+    heads: int = 8
+    """Attention heads."""
+    patch: int = 1
+    """Pixels of a patch, in height and width; above 1, no feature map is as large as the image."""
+    dropout_resolution: int = 16
+    """Feature maps up to this size have dropout."""
+    groups: int = 32
+    """Groups of the residual blocks' normalisations."""
+
+    def rules(self) -> Rules:
+        multipliers = min(self.multipliers, default=0) >= 1
+        width = self.channels * self.multipliers[-1] if multipliers else 0
+        return super().rules() | {
+            "channels": (self.channels >= 4 and self.channels % 2 == 0, "an even number, at least 4"),
+            "multipliers": (multipliers, "one or more positive numbers"),
+            "blocks": (self.blocks >= 1, "at least 1"),
+            "heads": _heads(width, self.heads),
+            "rotary": _rotary(width, self),
+            "patch": (self.patch >= 1, "at least 1"),
+            "dropout_resolution": (self.dropout_resolution >= 0, "0 or more"),
+            "groups": (self.groups >= 1, "at least 1"),
+        }
+
+
+Network = UNet | DiT | UViT
 """Any of them. A config file chooses, or `--model.network NAME`; then the flags are its own."""
 
-NETWORKS: dict[str, Any] = {"unet": UNet, "dit": DiT}
+NETWORKS: dict[str, Any] = {"unet": UNet, "dit": DiT, "uvit": UViT}

@@ -4,8 +4,9 @@ from typing import Any
 
 from jaxdiff.models.dit import DIT_SIZES, DiT
 from jaxdiff.models.unet import UNet
+from jaxdiff.models.uvit import UViT
 
-NETWORKS: dict[str, Any] = {"unet": UNet, "dit": DiT}
+NETWORKS: dict[str, Any] = {"unet": UNet, "dit": DiT, "uvit": UViT}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["DIT_SIZES", "NETWORKS", "DiT", "UNet"]
+__all__ = ["DIT_SIZES", "NETWORKS", "DiT", "UNet", "UViT"]

@@ -1,17 +1,15 @@
 """DiT: a transformer on patches, modulated by time and label."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.models.embed import conditions, grid_angles, grid_positions, sinusoidal
+from jaxdiff.models.embed import conditions, time_and_label
 from jaxdiff.models.layers import init_default, init_zero, wide
 from jaxdiff.models.transformer import modulated, patches, transformer, unpatches
-from jaxdiff.typing import Array, InputError
+from jaxdiff.typing import Array
 
 DIT_SIZES: dict[str, dict[str, int]] = {
     "S": {"width": 384, "depth": 12, "heads": 6},
@@ -97,28 +95,19 @@ class DiT(nn.Module):
             concatenated to x as further channels.
           key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
         """
-        batch, out_channels = len(x), self.out_channels or x.shape[-1]
+        out_channels = self.out_channels or x.shape[-1]
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="DiT")
         precision = wide(self.dtype)
 
-        small = nn.initializers.normal(0.02)
-        dense = partial(nn.Dense, self.width, dtype=self.dtype)
-        emb = sinusoidal(c_noise, channels=TIME_CHANNELS, freq_shift=self.freq_shift, cos_first=True)
-        emb = nn.silu(dense(kernel_init=small, name="time_1")(emb))
-        emb = dense(kernel_init=small, name="time_2")(emb)
-        if labels is not None:
-            rows = (self.num_classes or 0) + self.null_label
-            emb = emb + nn.Embed(rows, self.width, dtype=self.dtype, embedding_init=small, name="label")(labels)
+        emb = time_and_label(
+            c_noise, labels, channels=TIME_CHANNELS, freq_shift=self.freq_shift, cos_first=True, width=self.width,
+            rows=(self.num_classes or 0) + self.null_label, init=nn.initializers.normal(0.02), dtype=self.dtype,
+        )  # fmt: skip
 
-        h = dense(kernel_init=init_default, name="patch")(patches(x.astype(self.dtype), self.patch))
-        grid = h.shape[1:-1]
-        h = h.reshape(batch, -1, self.width)
-        angles = rotary_angles(grid, channels=self.width, heads=self.heads) if self.rotary else None
-        if not self.rotary:
-            h = h + jnp.asarray(grid_positions(grid, channels=self.width)[None], self.dtype)
-
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=init_default, name="patch")
+        h = dense(patches(x.astype(self.dtype), self.patch))
         h = transformer(
-            h, emb, key, angles, depth=self.depth, remat=self.remat, scan=self.scan, heads=self.heads,
+            h, emb, key, depth=self.depth, heads=self.heads, rotary=self.rotary, remat=self.remat, scan=self.scan,
             mlp_ratio=self.mlp_ratio, mlp=self.mlp, norm=self.norm, qk_norm=self.qk_norm, dropout=self.dropout,
             norm_eps=self.norm_eps, mlp_norm_eps=self.mlp_norm_eps, dtype=self.dtype,
         )  # fmt: skip
@@ -126,24 +115,5 @@ class DiT(nn.Module):
         modulation = nn.Dense(2 * self.width, dtype=self.dtype, kernel_init=init_zero, name="modulation_out")
         shift, scale = jnp.split(modulation(nn.silu(emb)), 2, axis=-1)
         h = modulated(h.astype(precision), shift, scale, norm=self.norm, eps=self.norm_eps)
-        points = self.patch ** len(grid)
-        h = nn.Dense(points * out_channels, dtype=precision, kernel_init=init_zero, name="out")(h)
-        return unpatches(h.reshape(batch, *grid, -1), self.patch)
-
-
-def rotary_angles(grid: tuple[int, ...], *, channels: int, heads: int) -> Array:
-    """Of `layers.rotate`: `[points, channels / heads / 2]`, shared out among the axes of space.
-
-    Raises:
-      InputError: heads of an odd size, or too small for the axes.
-
-    >>> rotary_angles((4, 4), channels=48, heads=2).shape
-    (16, 12)
-    """
-    size = channels // max(heads, 1)
-    if size % 2 or size // 2 < len(grid):
-        raise InputError(
-            f"rotary positions: heads of {size} channels cannot be turned along {len(grid)} axes; expected an even "
-            f"number of channels, at least {2 * len(grid)}"
-        )
-    return jnp.asarray(np.concatenate(grid_angles(grid, pairs=size // 2), axis=-1))
+        outputs = self.patch ** (x.ndim - 2) * out_channels
+        return unpatches(nn.Dense(outputs, dtype=precision, kernel_init=init_zero, name="out")(h), self.patch)

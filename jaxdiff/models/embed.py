@@ -1,7 +1,10 @@
 """Embeddings of numbers, and the conditions of a network."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -85,6 +88,60 @@ def grid_positions(size: Sequence[int], *, channels: int) -> np.ndarray:
         raise InputError(f"positions: expected an even number of channels, got {channels}")
     angles = grid_angles(size, pairs=channels // 2)
     return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=-1)
+
+
+def rotary_angles(grid: Sequence[int], *, channels: int, heads: int) -> Array:
+    """Of `layers.rotate`: `[points, channels / heads / 2]`, shared out among the axes of space.
+
+    Raises:
+      InputError: heads of an odd size, or too small for the axes.
+
+    >>> rotary_angles((4, 4), channels=48, heads=2).shape
+    (16, 12)
+    """
+    size = channels // max(heads, 1)
+    if size % 2 or size // 2 < len(grid):
+        raise InputError(
+            f"rotary positions: heads of {size} channels cannot be turned along {len(grid)} axes; expected an even "
+            f"number of channels, at least {2 * len(grid)}"
+        )
+    return jnp.asarray(np.concatenate(grid_angles(grid, pairs=size // 2), axis=-1))
+
+
+def time_and_label(
+    c_noise: Array,
+    labels: Array | None,
+    *,
+    channels: int,
+    width: int,
+    rows: int,
+    init: nn.initializers.Initializer,
+    dtype: Any,
+    freq_shift: float = 1.0,
+    cos_first: bool = False,
+) -> Array:
+    """The embedding that modulates a network, within the module that calls it: `W silu(V sinusoidal(c_noise)) + label`.
+
+    Args:
+      c_noise: `[B]`.
+      labels: int32 `[B]`, or None.
+      channels: of the sinusoidal embedding.
+      width: of the result.
+      rows: the number of labels, the null label among them.
+      init: draws the parameters, but for the biases.
+      dtype: of the computation.
+      freq_shift: see `sinusoidal`.
+      cos_first: likewise.
+
+    Returns:
+      `[B, width]`.
+    """
+    dense = partial(nn.Dense, width, dtype=dtype, kernel_init=init)
+    emb = sinusoidal(c_noise, channels=channels, freq_shift=freq_shift, cos_first=cos_first)
+    emb = dense(name="time_2")(nn.silu(dense(name="time_1")(emb)))
+    if labels is not None:
+        emb = emb + nn.Embed(rows, width, dtype=dtype, embedding_init=init, name="label")(labels)
+    return jnp.asarray(emb)
 
 
 def conditions(

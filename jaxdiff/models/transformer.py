@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.embed import grid_positions, rotary_angles
 from jaxdiff.models.layers import Attention, Dropout, init_default, init_zero, normalised
 from jaxdiff.noise import fold_in, per_example
 from jaxdiff.typing import Array, InputError
@@ -118,37 +119,45 @@ def transformer(
     x: Array,
     emb: Array,
     key: Array | None,
-    angles: Array | None,
     *,
     depth: int,
+    heads: int,
+    rotary: bool = False,
     remat: bool = False,
     scan: bool = False,
     **options: Any,
 ) -> Array:
-    """`depth` blocks, one after the other, within the module that calls it.
+    """Positions, and `depth` blocks, one after the other, within the module that calls it.
 
     Args:
-      x: `[B, positions, C]`.
+      x: `[B, ..., C]`, the points of a grid of any number of dimensions.
       emb: `[B, C']`.
       key: keys `[B]`, one that stands for them, or None, for dropout.
-      angles: of rotary positions, or None.
       depth: the number of blocks.
+      heads: of attention.
+      rotary: the positions turn queries and keys, instead of being added to x.
       remat: recompute the activations of each block in the backward pass.
       scan: the blocks are one, "blocks", with stacked parameters, in a loop, which compiles once whatever the depth;
         else "block_0", "block_1", ...
       options: of `TransformerBlock`.
     """
-    block = partial(nn.remat(TransformerBlock, prevent_cse=not scan) if remat else TransformerBlock, **options)
+    batch, *grid, channels = x.shape
+    h = x.reshape(batch, -1, channels)
+    angles = rotary_angles(grid, channels=channels, heads=heads) if rotary else None
+    if not rotary:
+        h = h + jnp.asarray(grid_positions(grid, channels=channels)[None], x.dtype)
+
+    block = partial(nn.remat(TransformerBlock, prevent_cse=not scan) if remat else TransformerBlock, heads, **options)
     if not scan:
         for i in range(depth):
-            x = block(name=f"block_{i}")(x, emb, key, angles)
-        return x
-    keys = None if key is None else per_example(key, len(x))
+            h = block(name=f"block_{i}")(h, emb, key, angles)
+        return h.reshape(x.shape)
+    keys = None if key is None else per_example(key, batch)
 
-    def step(block: Any, x: Array, i: Array) -> tuple[Array, None]:
+    def step(block: Any, h: Array, i: Array) -> tuple[Array, None]:
         # Dropout folds the place in the network into the key, and here that is the same for all blocks.
-        return block(x, emb, None if keys is None else fold_in(keys, i), angles), None
+        return block(h, emb, None if keys is None else fold_in(keys, i), angles), None
 
     loop = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth)
-    y, _ = loop(block(name="blocks"), x, jnp.arange(depth))
-    return jnp.asarray(y)
+    y, _ = loop(block(name="blocks"), h, jnp.arange(depth))
+    return jnp.asarray(y).reshape(x.shape)
