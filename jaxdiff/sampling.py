@@ -71,9 +71,17 @@ def cycle(labels: Sequence[int], num: int) -> np.ndarray:
 
 
 def in_batches(
-    program: Any, config: Config, params: PyTree, key: Array, labels: np.ndarray | None, *, num: int, batch: int
+    program: Any,
+    config: Config,
+    params: PyTree,
+    key: Array,
+    labels: np.ndarray | None,
+    *,
+    num: int,
+    batch: int,
+    latents: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Pictures 0..num-1 as uint8 batches `[<= batch, H, W, C]`, made with `config.sample`.
+    """Pictures 0..num-1 as uint8 batches `[<= batch, H, W, C]`, made with `config.sample`; or float32 latents.
 
     Every batch has the same size on the devices (the last is filled up and cut), so there is one compilation.
 
@@ -85,6 +93,7 @@ def in_batches(
       labels: `[num]`, or None for a network without classes.
       num: how many.
       batch: at a time, rounded up to a multiple of the devices.
+      latents: they are none, but an autoencoder's latents: as the network makes them.
 
     Raises:
       InputError: a picture is NaN or infinite.
@@ -101,4 +110,4 @@ def in_batches(
         images = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
         if not np.isfinite(images).all():
             raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
-        yield to_uint8(images)
+        yield images if latents else to_uint8(images)

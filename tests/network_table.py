@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import LucidrainsUNet, NCSNpp, UNet
+from jaxdiff.models import DiT, LucidrainsUNet, NCSNpp, UNet, UViT
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -26,8 +26,15 @@ NCSNPP = DDPMPP.clone(  # told of steps, as all here, not of logarithms: hence t
     embedding="fourier", fourier_scale=0.01, fir=True, progressive_input="residual", progressive="output_skip",
     num_classes=3,
 )  # fmt: skip
+DIT = DiT(width=24, depth=2, heads=2, patch=2, dropout=0.5)
+MODERN_DIT = DIT.clone(norm="rms", mlp="swiglu", qk_norm=True, rotary=True, scan=True, num_classes=3)
+UVIT = UViT(
+    channels=8, multipliers=(1, 2), blocks=1, depth=2, heads=2, patch=2, groups=4, dropout=0.5, dropout_resolution=4,
+    num_classes=3,
+)  # fmt: skip
 NETS = {
     "ddpm": DDPM, "adm": ADM, "lucidrains": LUCIDRAINS, "lucidrains, full": FULL, "ddpm++": DDPMPP, "ncsn++": NCSNPP,
+    "dit": DIT, "modern dit": MODERN_DIT, "uvit": UVIT,
 }  # fmt: skip
 
 jit = functools.partial(

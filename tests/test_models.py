@@ -83,7 +83,7 @@ def test_remat_changes_memory_only(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(remat_params, params)
     chex.assert_trees_all_close(remat, plain, rtol=1e-4, atol=1e-4)
     assert program.count("remat2[") == 0
-    assert remat_program.count("remat2[") > 1
+    assert remat_program.count("remat2[") > 0  # one, where the blocks are a loop
 
 
 @every

@@ -108,9 +108,10 @@ def test_a_scheduler_is_found_next_door(tmp_path, capsys):
     edit(tmp_path / "scheduler" / "scheduler_config.json", variance_type=None)  # DPMSolverMultistepScheduler's
     assert pretrained.load(tmp_path).config.sample.variance == "fixed_small"
     assert "conv_in" not in repr(pretrained.load(tmp_path))  # no thousands of lines of weights
+    assert not pretrained.load(tmp_path).latents
     (tmp_path / "vqvae").mkdir()
-    with pytest.raises(InputError, match="makes latents for its vqvae"):
-        pretrained.load(tmp_path)
+    loaded = pretrained.load(tmp_path)
+    assert (loaded.latents, loaded.config.sample.clip) == (True, False)
 
 
 @pytest.mark.parametrize(

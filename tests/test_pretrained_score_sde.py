@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     refused("continuous: of subvp only networks that were trained in continuous time", sde="subvp", continuous=False)
     refused("sde ve, but the network has a sinusoidal embedding", sde="ve")
     refused("describes no network", image_size=9)
-    with pytest.raises(InputError, match="weights of score_sde, which do not say their sde: give the option sde"):
+    with pytest.raises(InputError, match="weights of score_sde do not say their sde: give the option sde"):
         pretrained.load(tmp_path / "m.pth", image_size=8)
 
     state, average = whole["model"], whole["ema"]["shadow_params"]

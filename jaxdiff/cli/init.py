@@ -31,6 +31,8 @@ def with_network(config: Config, loaded: Pretrained) -> Config:
 
 def check_init(loaded: Pretrained, config: Config, spec: build.Spec) -> None:
     """The imported network must be the one that the data and the settings ask for."""
+    if loaded.latents:
+        raise InputError("--init: that network makes an autoencoder's latents; train.py trains on pictures alone")
     if (spec.image_shape[-1], spec.num_classes) != (loaded.spec.image_shape[-1], loaded.spec.num_classes):
         only_labels = spec.image_shape[-1] == loaded.spec.image_shape[-1] and loaded.spec.num_classes is None
         hint = "; --data.labels False leaves the labels out" if only_labels else ""

@@ -29,14 +29,15 @@ class SampleCommand:
     num: int
     """How many."""
     out: Path
-    """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each."""
+    """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each. What a network
+    makes for an autoencoder to decode goes into a .npz alone, as `latents` (float32)."""
     run: Path | None = None
     """The folder that train.py wrote."""
     pretrained: Path | None = None
-    """In place of a run: a folder that diffusers' save_pretrained wrote, or a .pt file of guided-diffusion."""
+    """In place of a run: a folder that diffusers' save_pretrained wrote, or a .pt file of guided-diffusion or DiT."""
     pretrained_options: dict[str, str] = dataclasses.field(default_factory=dict)
     """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ... (the arguments of
-    jaxdiff.pretrained.load_guided_diffusion)."""
+    jaxdiff.pretrained.load_guided_diffusion and load_dit)."""
     step: int | None = None
     """The checkpoint; default the latest."""
     weights: Literal["ema", "params"] = "ema"
@@ -79,7 +80,12 @@ def _sample(command: SampleCommand) -> None:
     if not 0 <= command.seed < 2**32:
         raise InputError(f"--seed {command.seed}: expected 0 <= seed < 2^32")
     check_out(command.out)
-    config, spec, weights = _network(command)
+    config, spec, weights, latents = _network(command)
+    if latents and command.out.suffix.lower() != ".npz":
+        raise InputError(
+            f"--out {command.out}: this network makes no pictures but latents, {'x'.join(map(str, spec.image_shape))}, "
+            "for an autoencoder to decode; expected a name that ends in .npz"
+        )
     given = {
         field.name: getattr(command, field.name)
         for field in dataclasses.fields(configs.Sample)
@@ -103,19 +109,21 @@ def _sample(command: SampleCommand) -> None:
     parts = []
     with tqdm(total=command.num, unit="img", desc=f"{name}, {config.sample.sampler}") as bar:
         for images in sampling.in_batches(
-            program, config, params, jax.random.key(command.seed), labels, num=command.num, batch=command.batch
-        ):
+            program, config, params, jax.random.key(command.seed), labels,
+            num=command.num, batch=command.batch, latents=latents,
+        ):  # fmt: skip
             parts.append(images)
             bar.update(len(images))
     try:
         write_samples(command.out, np.concatenate(parts), labels)
     except OSError as error:
         raise InputError(f"--out {command.out}: cannot be written ({error})") from error
-    print(f"{command.num} pictures: {command.out}")
+    print(f"{command.num} {'latents' if latents else 'pictures'}: {command.out}")
 
 
-def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]]]:
-    """A run's or an imported network: config, spec, and what loads the weights, with their name."""
+def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
+    """A run's or an imported network: config, spec, what loads the weights, with their name, and whether it makes
+    latents."""
     run, path = command.run, command.pretrained
     if run is not None and path is None:
         if command.pretrained_options:
@@ -126,12 +134,12 @@ def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], t
             step, params = runs.load_weights(run, config, spec, item=command.weights, step=command.step)
             return f"step {step}", params
 
-        return config, spec, weights
+        return config, spec, weights, False
     if run is None and path is not None:
         if command.step is not None or command.weights != "ema":
             raise InputError("--step and --weights choose a checkpoint of a --run; --pretrained has one")
         loaded = load_pretrained(path, command.pretrained_options)
-        return loaded.config, loaded.spec, lambda: (path.name, replicate(loaded.params))
+        return loaded.config, loaded.spec, lambda: (path.name, replicate(loaded.params)), loaded.latents
     raise InputError("give either --run FOLDER, of train.py, or --pretrained PATH, of another library")
 
 

@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -79,12 +79,13 @@ def check_out(out: Path) -> None:
 
 def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, columns: int | None = None) -> None:
     """uint8 `[N, H, W, C]` to `out`: `.png` a grid; `.npz` arrays `images` and `labels` (-1 where there are none);
-    a folder one PNG each, `000000.png` or with labels `000000_3.png`."""
+    a folder one PNG each, `000000.png` or with labels `000000_3.png`. Float latents: `.npz`, as `latents`."""
     if out.suffix.lower() == ".png":
         write_png(out, grid(images, columns=columns))
     elif out.suffix.lower() == ".npz":
         label = np.full(len(images), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
-        write_atomically(out, lambda file: np.savez_compressed(file, images=images, labels=label))
+        arrays: dict[str, Any] = {"images" if images.dtype == np.uint8 else "latents": images, "labels": label}
+        write_atomically(out, lambda file: np.savez_compressed(file, **arrays))
     else:
         for i, image in enumerate(images):
             name = f"{i:06d}.png" if labels is None else f"{i:06d}_{labels[i]}.png"

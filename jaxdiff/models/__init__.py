@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from jaxdiff.models.dit import DIT_SIZES, DiT
 from jaxdiff.models.lucidrains import LucidrainsUNet
 from jaxdiff.models.ncsnpp import NCSNpp
 from jaxdiff.models.unet import UNet
+from jaxdiff.models.uvit import UViT
 
-NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp}
+NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp, "dit": DiT, "uvit": UViT}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["NETWORKS", "LucidrainsUNet", "NCSNpp", "UNet"]
+__all__ = ["DIT_SIZES", "NETWORKS", "DiT", "LucidrainsUNet", "NCSNpp", "UNet", "UViT"]

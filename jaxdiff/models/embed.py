@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,9 +38,16 @@ def sinusoidal(
         raise InputError(f"sinusoidal embedding: expected an even number of channels >= 4, got {channels}")
     half = channels // 2
     c = c.astype(wide(c.dtype))
-    frequencies = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half, dtype=c.dtype))
-    angles = c[:, None] * frequencies[None]
-    waves = [jnp.sin(angles), jnp.cos(angles)]
+    # In float32 an angle of 999 would be off by 3e-5. So each w has a part of 12 bits, whose products with steps up
+    # to 4095 are exact, and a rest, whose products are small: sin(a + b) = sin a cos b + cos a sin b.
+    frequencies = max_period ** (-np.arange(half) / (half - freq_shift))
+    digits, exponents = np.frexp(frequencies)
+    coarse = np.ldexp(np.round(digits * 2**12), exponents - 12)
+    a, b = (c[:, None] * jnp.asarray(w[None], c.dtype) for w in (coarse, frequencies - coarse))
+    waves = [
+        jnp.sin(a) * jnp.cos(b) + jnp.cos(a) * jnp.sin(b),
+        jnp.cos(a) * jnp.cos(b) - jnp.sin(a) * jnp.sin(b),
+    ]
     return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
 
 
@@ -92,6 +101,101 @@ def normal_frequencies(count: int, *, scale: float) -> np.ndarray:
     [2.012, -2.114]
     """
     return scale * np.random.default_rng(0).standard_normal(count)
+
+
+def grid_angles(size: Sequence[int], *, pairs: int, max_period: float = 10_000.0) -> list[np.ndarray]:
+    """Angles of the points of a grid, `p max_period^(-i / n)` with p a coordinate, by axis, the last axis first.
+
+    Args:
+      size: of the grid, of any number of dimensions.
+      pairs: of a sine and a cosine, shared out among the axes as evenly as can be: n of each, i = 0..n - 1.
+      max_period: see `sinusoidal`.
+
+    Returns:
+      For each axis float64 `[points, n]`; the points in the order of a reshaped array.
+
+    >>> [a.tolist() for a in grid_angles((2, 3), pairs=2)]
+    [[[0.0], [1.0], [2.0], [0.0], [1.0], [2.0]], [[0.0], [0.0], [0.0], [1.0], [1.0], [1.0]]]
+    """
+    shares = [pairs // len(size) + (i < pairs % len(size)) for i in range(len(size))]
+    coordinates = np.indices(size).reshape(len(size), -1)[::-1]
+    return [p[:, None] * max_period ** (-np.arange(n) / n) for p, n in zip(coordinates, shares) if n]
+
+
+def grid_positions(size: Sequence[int], *, channels: int) -> np.ndarray:
+    """Fixed positions of the points of a grid: for each axis, the last first, `[sin(angles), cos(angles)]`.
+
+    Args:
+      size: of the grid, of any number of dimensions.
+      channels: even.
+
+    Returns:
+      float64 `[points, channels]`.
+
+    >>> grid_positions((2, 2), channels=4).round(2).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.84, 0.54, 0.0, 1.0], [0.0, 1.0, 0.84, 0.54], [0.84, 0.54, 0.84, 0.54]]
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, by axis; for images as in Peebles & Xie 2022 (arXiv
+    2212.09748).
+    """
+    if channels < 2 or channels % 2:
+        raise InputError(f"positions: expected an even number of channels, got {channels}")
+    angles = grid_angles(size, pairs=channels // 2)
+    return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=-1)
+
+
+def rotary_angles(grid: Sequence[int], *, channels: int, heads: int) -> Array:
+    """Of `layers.rotate`: `[points, channels / heads / 2]`, shared out among the axes of space.
+
+    Raises:
+      InputError: heads of an odd size, or too small for the axes.
+
+    >>> rotary_angles((4, 4), channels=48, heads=2).shape
+    (16, 12)
+    """
+    size = channels // max(heads, 1)
+    if size % 2 or size // 2 < len(grid):
+        raise InputError(
+            f"rotary positions: heads of {size} channels cannot be turned along {len(grid)} axes; expected an even "
+            f"number of channels, at least {2 * len(grid)}"
+        )
+    return jnp.asarray(np.concatenate(grid_angles(grid, pairs=size // 2), axis=-1))
+
+
+def time_and_label(
+    c_noise: Array,
+    labels: Array | None,
+    *,
+    channels: int,
+    width: int,
+    rows: int,
+    init: nn.initializers.Initializer,
+    dtype: Any,
+    freq_shift: float = 1.0,
+    cos_first: bool = False,
+) -> Array:
+    """The embedding that modulates a network, within the module that calls it: `W silu(V sinusoidal(c_noise)) + label`.
+
+    Args:
+      c_noise: `[B]`.
+      labels: int32 `[B]`, or None.
+      channels: of the sinusoidal embedding.
+      width: of the result.
+      rows: the number of labels, the null label among them.
+      init: draws the parameters, but for the biases.
+      dtype: of the computation.
+      freq_shift: see `sinusoidal`.
+      cos_first: likewise.
+
+    Returns:
+      `[B, width]`.
+    """
+    dense = partial(nn.Dense, width, dtype=dtype, kernel_init=init)
+    emb = sinusoidal(c_noise, channels=channels, freq_shift=freq_shift, cos_first=cos_first)
+    emb = dense(name="time_2")(nn.silu(dense(name="time_1")(emb)))
+    if labels is not None:
+        emb = emb + nn.Embed(rows, width, dtype=dtype, embedding_init=init, name="label")(labels)
+    return jnp.asarray(emb)
 
 
 def conditions(

@@ -98,6 +98,22 @@ class GroupNorm(nn.Module):
         return (h * (factor * scale) + bias).astype(x.dtype)
 
 
+def normalised(x: Array, *, centre: bool, eps: float = 1e-6) -> Array:
+    """Each vector of channels as `(x - mean) / sqrt(var + eps)`, or without `centre` `x / sqrt(mean(x^2) + eps)`.
+
+    Returns:
+      float32 or better, whatever x is.
+
+    >>> normalised(jnp.array([1.0, 3.0]), centre=True).round(3).tolist()
+    [-1.0, 1.0]
+
+    Source: Ba et al. 2016 (arXiv 1607.06450), section 3.1; Zhang & Sennrich 2019 (arXiv 1910.07467), eq. 4.
+    """
+    h = x.astype(wide(x.dtype))
+    h = h - h.mean(-1, keepdims=True) if centre else h
+    return h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
+
+
 class RMSNorm(nn.Module):
     """Normalisation of each vector of channels by its root mean square: `x / sqrt(mean(x^2) + eps) * scale`, with
     statistics in float32 or better.
@@ -109,11 +125,9 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        precision = wide(x.dtype)
-        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32).astype(precision)
-        h = x.astype(precision)
-        factor = jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + self.eps)
-        return (h * factor * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        h = normalised(x, centre=False, eps=self.eps)
+        return (h * scale.astype(h.dtype).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -180,22 +194,49 @@ def linear_attend(q: Array, k: Array, v: Array) -> Array:
     return jnp.einsum("bqhd,bhde->bqhe", q.astype(v.dtype), means)
 
 
+def rotate(x: Array, angles: Array) -> Array:
+    """Rotary positions: turn the pairs of channels `(x_i, x_{i + d/2})`, position n by `angles[n, i]`.
+
+    Angles that are linear in the position make `q . k` a function of the difference of positions alone.
+
+    Args:
+      x: queries or keys `[B, positions, heads, d]`, d even.
+      angles: `[positions, d / 2]`, in radians.
+
+    >>> quarter = jnp.full((1, 1), jnp.pi / 2)
+    >>> rotate(jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2), quarter).round(3).ravel().tolist()
+    [-0.0, 1.0]
+
+    Source: Su et al. 2021 (arXiv 2104.09864), section 3.2.2; which channels make a pair is of no consequence.
+    """
+    precision = wide(x.dtype)
+    cos, sin = (f(jnp.asarray(angles, precision))[None, :, None] for f in (jnp.cos, jnp.sin))
+    a, b = jnp.split(x.astype(precision), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
 class Attention(nn.Module):
     """Self-attention over all positions, with a residual: `x + W softmax(q k^T / sqrt(d)) v`, starting as `x`.
 
     Attributes:
       heads: the number of heads; without `head_channels` it must divide the channels.
-      norm: makes the normalisation.
+      norm: makes the normalisation; None: there is none.
       head_channels: the size d of a head; None for channels / heads.
       bias: of queries, keys and values.
       memories: learned keys and values that all positions see, before those of the positions.
       attend: what is made of queries, keys and values: `attend` or `linear_attend`.
       norm_out: makes a normalisation of what is added to x, which then does not start at 0; None for none.
       factor: of the sum; 1/sqrt(2) keeps the variance (score_sde's skip_rescale).
+      residual: False: `W softmax(q k^T / sqrt(d)) v` alone, for a block that has its own residual, which does not start
+        at 0.
+      qk_norm: the queries and the keys of each head are divided by their root mean square, and scaled, so that logits
+        cannot grow without bound.
+
+    Source of `qk_norm`: Henry et al. 2020 (arXiv 2010.04245); Dehghani et al. 2023 (arXiv 2302.05442), section 2.
     """
 
     heads: int = 1
-    norm: Callable[..., nn.Module] = GroupNorm
+    norm: Callable[..., nn.Module] | None = GroupNorm
     dtype: Dtype = jnp.float32
     head_channels: int | None = None
     bias: bool = True
@@ -203,17 +244,24 @@ class Attention(nn.Module):
     attend: Callable[[Array, Array, Array], Array] = attend
     norm_out: Callable[..., nn.Module] | None = None
     factor: float = 1.0
+    residual: bool = True
+    qk_norm: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, angles: Array | None = None) -> Array:
+        """`angles`: of rotary positions, `[positions, channels / heads / 2]`; see `rotate`."""
         batch, *space, channels = x.shape
         if self.heads < 1 or (self.head_channels is None and channels % self.heads):
             raise InputError(f"attention: {channels} channels cannot be split into {self.heads} heads")
         head = self.head_channels or channels // self.heads
         dense = partial(nn.Dense, dtype=self.dtype)
-        h = self.norm(name="norm")(x).reshape(batch, -1, channels)
+        h = (x if self.norm is None else self.norm(name="norm")(x)).reshape(batch, -1, channels)
         qkv = dense(3 * self.heads * head, use_bias=self.bias, kernel_init=init_default, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, head), 3, axis=2)
+        if self.qk_norm:
+            q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         if self.memories:
             shape = (2, self.memories, self.heads, head)
             learned = self.param("mem_kv", nn.initializers.normal(1.0), shape, jnp.float32).astype(k.dtype)
@@ -221,8 +269,10 @@ class Attention(nn.Module):
                 jnp.concatenate([jnp.broadcast_to(m, (batch, *shape[1:])), y], axis=1) for m, y in zip(learned, (k, v))
             )
         h = self.attend(q, k, v).reshape(batch, *space, self.heads * head)
-        h = dense(channels, kernel_init=init_zero if self.norm_out is None else init_default, name="out")(h)
-        return scaled(x + (h if self.norm_out is None else self.norm_out(name="norm_out")(h)), self.factor)
+        starts_at_zero = self.residual and self.norm_out is None
+        h = dense(channels, kernel_init=init_zero if starts_at_zero else init_default, name="out")(h)
+        h = h if self.norm_out is None else self.norm_out(name="norm_out")(h)
+        return scaled(x + h, self.factor) if self.residual else h
 
 
 class ResBlock(nn.Module):

@@ -19,7 +19,7 @@ def adapted(key: Array, variables: PyTree, *, rank: int) -> PyTree:
       rank: the columns of A `[in, rank]` and rows of B `[rank, out]`, at least 1.
 
     Returns:
-      `{"params": ..., "lora": {"down_0_0_attention/qkv": {"a": A, "b": B}, ...}}`.
+      `{"params": ..., "lora": {"down_0_0_attention/qkv": {"a": A, "b": B}, ...}}`; of stacked kernels stacked A and B.
 
     Raises:
       InputError: there is no attention.
@@ -37,9 +37,9 @@ def adapted(key: Array, variables: PyTree, *, rank: int) -> PyTree:
         raise InputError("low-rank adaptation is of the attention, and this network has none")
     lora = {}
     for i, name in enumerate(sorted(names)):
-        inputs, outputs = flat[f"{name}/kernel"].shape
-        a = jax.random.normal(jax.random.fold_in(key, i), (inputs, rank), jnp.float32) / inputs**0.5
-        lora[name] = {"a": a, "b": jnp.zeros((rank, outputs), jnp.float32)}
+        *stack, inputs, outputs = flat[f"{name}/kernel"].shape
+        a = jax.random.normal(jax.random.fold_in(key, i), (*stack, inputs, rank), jnp.float32) / inputs**0.5
+        lora[name] = {"a": a, "b": jnp.zeros((*stack, rank, outputs), jnp.float32)}
     return {**variables, "lora": lora}
 
 

@@ -165,8 +165,9 @@ class UNet(nn.Module):
         return conv(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
 
 
-def check_size(size: Sequence[int], *, levels: int, network: str = "UNet") -> None:
-    """Raise `InputError` where an image, or other data of this size, cannot be halved `levels - 1` times.
+def check_size(size: Sequence[int], *, levels: int, network: str = "UNet", patch: int = 1) -> None:
+    """Raise `InputError` where an image, or other data of this size, does not make patches, or these cannot be halved
+    `levels - 1` times.
 
     >>> check_size((8, 12), levels=3)
     >>> check_size((28, 28), levels=4)
@@ -175,9 +176,10 @@ def check_size(size: Sequence[int], *, levels: int, network: str = "UNet") -> No
     jaxdiff.typing.InputError: UNet: 4 levels halve the image 3 times, so its size must be divisible by 8; got 28x28. \
 Use fewer multipliers, or pad or resize the images.
     """
-    factor = 2 ** (levels - 1)
-    if any(n % factor for n in size):
+    factor = patch * 2 ** (levels - 1)
+    if patch < 1 or any(n % factor for n in size):
+        patches = f", in patches of {patch}," if patch != 1 else ""
         raise InputError(
-            f"{network}: {levels} levels halve the image {levels - 1} times, so its size must be divisible by "
+            f"{network}: {levels} levels halve the image{patches} {levels - 1} times, so its size must be divisible by "
             f"{factor}; got {'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
         )

@@ -3,6 +3,7 @@
 from jaxdiff.pretrained.base import Pretrained
 from jaxdiff.pretrained.diffusers import load_diffusers, save_diffusers
 from jaxdiff.pretrained.diffusers_scheduler import scheduler_file
+from jaxdiff.pretrained.dit import load_dit
 from jaxdiff.pretrained.edm import load_edm
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.load import load
@@ -14,6 +15,7 @@ __all__ = [
     "Pretrained",
     "load",
     "load_diffusers",
+    "load_dit",
     "load_edm",
     "load_guided_diffusion",
     "load_lucidrains",

@@ -22,11 +22,13 @@ class Pretrained:
         are its scheduler's, the sampler and its steps are ours.
       spec: the images' shape and the number of classes.
       params: `{"params": ...}`, float32 numpy arrays.
+      latents: what it makes is no pictures but an autoencoder's latents, in the scale of its training.
     """
 
     config: Config
     spec: build.Spec
     params: PyTree = dataclasses.field(repr=False)
+    latents: bool = False
 
     @property
     def network(self) -> Any:

@@ -1,10 +1,10 @@
-"""Folders of diffusers with a `UNet2DModel` (google/ddpm-*, ...), from and to: config.json, safetensors or .bin."""
+"""Folders of diffusers, config.json with safetensors or .bin: `UNet2DModel` (google/ddpm-*, ...), from and to; DiT."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
@@ -12,8 +12,10 @@ from jaxdiff import build
 from jaxdiff.config import Config, Diffusion, UNet
 from jaxdiff.models.layers import group_count
 from jaxdiff.models.lora import merged
+from jaxdiff.pretrained import diffusers_dit
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.diffusers_scheduler import diffusion_of, read_json, scheduler_of
+from jaxdiff.pretrained.dit import PICTURES
 from jaxdiff.pretrained.matching import Place, from_theirs, to_theirs
 from jaxdiff.pretrained.read import need_safetensors, read_weights
 from jaxdiff.schedules import require
@@ -55,39 +57,45 @@ _UNET: dict[str, Any] = {
 
 
 def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretrained:
-    """The `UNet2DModel` of a folder that diffusers' `save_pretrained` wrote, or of a pipeline's, with its scheduler.
+    """The `UNet2DModel` or `DiTTransformer2DModel` of a folder that diffusers' `save_pretrained` wrote, or of a
+    pipeline's, with its scheduler.
 
-    Exactly that network, with the arguments that published models use: positional time embedding, SiLU, blocks with
-    or without attention (the same on the way up as on the way down), convolutions or residual blocks that resample.
+    Exactly that network, with the arguments that published models use. Of a U-Net: positional time embedding, SiLU,
+    blocks with or without attention (the same on the way up as on the way down), convolutions or residual blocks that
+    resample. Of a DiT: all; it is what diffusers computes, whose embedding of time has other frequencies than the
+    original's, and the norm before the MLP another eps.
 
     Args:
-      folder: with config.json and diffusion_pytorch_model.safetensors or .bin, or with these in `unet`. Its
-        scheduler_config.json, there or in `scheduler`, says how it was trained; without one it is taken for DDPM's, a
-        linear table of 1,000 steps and the prediction of eps.
-      null_label: the last of its classes stands for no label, so that it can be guided; as in what `save_diffusers`
-        makes of a class-conditional network that was trained here.
+      folder: with config.json and diffusion_pytorch_model.safetensors or .bin, or with these in `unet` or
+        `transformer`. Its scheduler_config.json, there or in `scheduler`, says how it was trained; without one it is
+        taken for DDPM's, a linear table of 1,000 steps and the prediction of eps.
+      null_label: of a U-Net: the last of its classes stands for no label, so that it can be guided; as in what
+        `save_diffusers` makes of a class-conditional network that was trained here. A DiT has a null label anyway.
 
     Raises:
-      InputError: files that are missing or broken; an argument that our U-Net has not; weights that do not fit.
+      InputError: files that are missing or broken; an argument that our networks have not; weights that do not fit.
 
     Source: the arguments are those of diffusers 0.42, and the older names of its attention.
     """
     folder = Path(folder)
-    place = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
+    places = [folder / part for part in ("unet", "transformer") if (folder / part / "config.json").is_file()]
+    place = places[0] if places else folder
     described = read_json(place / "config.json")
-    for part in ("vae", "vqvae"):
-        require(not (folder / part).is_dir(), f"{folder}: makes latents for its {part}, not pictures; not supported")
-    if described.get("_class_name") != "UNet2DModel":
-        raise InputError(f"{place / 'config.json'}: describes {described.get('_class_name')}, expected a UNet2DModel")
-    arguments = _complete(described, _UNET, place / "config.json")
+    name = str(described.get("_class_name"))
+    if name not in _CLASSES:
+        raise InputError(f"{place / 'config.json'}: describes {name}, expected a {' or a '.join([*_CLASSES][:2])}")
+    theirs = _CLASSES[name]
+    arguments = _complete(described, theirs.arguments, place / "config.json")
     try:
-        model, spec, learned = _unet(arguments, place / "config.json")
+        model, spec, learned = theirs.network(arguments, place / "config.json")
         diffusion, sample = diffusion_of(folder, learned=learned)
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of another type
-        raise InputError(f"{folder}: no arguments of a UNet2DModel and a scheduler ({error})") from error
-    if null_label:
+        raise InputError(f"{folder}: no arguments of a {name} and a scheduler ({error})") from error
+    latents = any((folder / part).is_dir() for part in ("vae", "vqvae")) or spec.image_shape[-1] not in PICTURES
+    sample = dataclasses.replace(sample, clip=sample.clip and not latents)
+    if null_label and not model.null_label:
         require(null_label is True and (spec.num_classes or 0) > 1, "null_label: true or false, of two or more classes")
         model = dataclasses.replace(model, null_label=True)
         spec = spec._replace(num_classes=(spec.num_classes or 0) - 1)
@@ -98,10 +106,8 @@ def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretraine
     weights = next((file for file in files if file.is_file()), None)
     if weights is None:
         raise InputError(f"{place}: no {files[0].name} and no {files[1].name} there")
-    found = read_weights(weights)
-    tensors = {_new_name(str(name)): tensor for name, tensor in found.items()}
-    require(len(tensors) == len(found), f"{weights}: has some arrays twice, under an old and a new name")
-    return Pretrained(config, spec, from_theirs(weights, tensors, like, _places(model)))
+    params = from_theirs(weights, theirs.tensors(read_weights(weights), weights), like, theirs.places(model))
+    return Pretrained(config, spec, params, latents=latents)
 
 
 def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
@@ -142,7 +148,7 @@ def _complete(described: Mapping[str, Any], defaults: Mapping[str, Any], path: P
     return {**defaults, **given}
 
 
-def _unet(a: dict[str, Any], path: Path) -> tuple[UNet, build.Spec, bool]:
+def _unet(a: Mapping[str, Any], path: Path) -> tuple[UNet, build.Spec, bool]:
     """Our arguments from theirs."""
     widths, down, up = a["block_out_channels"], a["down_block_types"], a["up_block_types"]
     levels = range(len(down))
@@ -248,6 +254,13 @@ def _places(model: UNet) -> dict[str, Place]:
     return places
 
 
+def _tensors(found: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """Their arrays, all by their new names."""
+    tensors = {_new_name(str(name)): tensor for name, tensor in found.items()}
+    require(len(tensors) == len(found), f"{path}: has some arrays twice, under an old and a new name")
+    return tensors
+
+
 def _new_name(name: str) -> str:
     """Names of attention before diffusers 0.13.
 
@@ -309,3 +322,16 @@ def _unet_arguments(m: UNet, diffusion: Diffusion, spec: build.Spec, params: PyT
         "add_attention": m.middle_attention,
         "num_class_embeds": None if spec.num_classes is None else spec.num_classes + m.null_label,
     }
+
+
+class _Class(NamedTuple):
+    """How a class of theirs is one of ours: its arguments with their defaults, and what reads them and its arrays."""
+
+    arguments: Mapping[str, Any]
+    network: Callable[[Mapping[str, Any], Path], tuple[Any, build.Spec, bool]]
+    tensors: Callable[[Mapping[Any, Any], Path], dict[str, Any]]
+    places: Callable[[Any], dict[str, Place]]
+
+
+_DIT = _Class(diffusers_dit.ARGUMENTS, diffusers_dit.network, diffusers_dit.tensors, diffusers_dit.its_places)
+_CLASSES = {"UNet2DModel": _Class(_UNET, _unet, _tensors, _places)} | dict.fromkeys(diffusers_dit.CLASSES, _DIT)

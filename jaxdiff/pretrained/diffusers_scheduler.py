@@ -62,8 +62,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def scheduler_file(folder: Path) -> Path | None:
-    """Where a scheduler_config.json is: of a pipeline's folder, of its `unet`, of a folder by itself; None: nowhere."""
-    places = [folder / "scheduler", folder, *([folder.parent / "scheduler"] if folder.name == "unet" else [])]
+    """Where a scheduler_config.json is: of a pipeline's folder or its network's, of one by itself; None: nowhere."""
+    places = [folder / "scheduler", folder]
+    places += [folder.parent / "scheduler"] if folder.name in ("unet", "transformer") else []
     return next((p / "scheduler_config.json" for p in places if (p / "scheduler_config.json").is_file()), None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from jaxdiff.build import check_options
 from jaxdiff.pretrained.base import Pretrained
 from jaxdiff.pretrained.diffusers import load_diffusers
+from jaxdiff.pretrained.dit import load_dit
 from jaxdiff.pretrained.edm import load_edm
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.lucidrains import load_lucidrains
@@ -21,6 +22,7 @@ FILES: dict[str, tuple[str, Callable[..., Pretrained]]] = {
     "lucidrains": (r"downs\.0\.0\.block1\.proj\.weight", load_lucidrains),
     "score_sde": (r"all_modules\.\d+\.NIN_3\.W", load_score_sde),
     "edm": (r"enc\.\d+x\d+_conv\.weight", load_edm),
+    "DiT": (r"final_layer\.adaLN_modulation\.1\.weight", load_dit),
 }
 """Whose files of weights are known: by name, the end of a tensor's name that they alone have, and what loads them."""
 

@@ -1,0 +1,32 @@
+"""What the settings of every network have."""
+
+import dataclasses
+from typing import Literal
+
+Rules = dict[str, tuple[bool, str]]
+"""By field: whether its value will do, and what is expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What every network has."""
+
+    network: str = ""
+    """Which one it is; what follows are its own settings."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters, normalisation and output are float32."""
+    dropout: float = 0.0
+    """Dropout rate in training."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    null_label: bool = True
+    """A label more, of hidden ones; without it nothing can be guided, and --train.label-dropout must be 0."""
+    lora_rank: int = 0
+    """Train a low-rank adaptation of the attention alone, of this rank; 0: train everything (but optim.frozen)."""
+
+    def rules(self) -> Rules:
+        """What the fields of this network may be."""
+        return {
+            "dropout": (0 <= self.dropout < 1, "0 <= rate < 1"),
+            "lora_rank": (self.lora_rank >= 0, "0 or more"),
+        }

@@ -1,0 +1,119 @@
+"""DiT: a transformer on patches, modulated by time and label."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdiff.models.embed import conditions, time_and_label
+from jaxdiff.models.layers import init_default, init_zero, wide
+from jaxdiff.models.transformer import modulated, patches, transformer, unpatches
+from jaxdiff.typing import Array
+
+DIT_SIZES: dict[str, dict[str, int]] = {
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+"""The paper's (table 1): `DiT(**DIT_SIZES["XL"], patch=2)` is DiT-XL/2."""
+
+TIME_CHANNELS = 256  # of the sinusoidal embedding
+
+
+class DiT(nn.Module):
+    """A diffusion transformer `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of
+    that `dtype`).
+
+    Patches of x, with their positions added, go through blocks whose normalisations are scaled and shifted by the
+    embedding of c_noise and label, and whose residuals are gated by it. x is a batch of sequences `[B, L, C]`, images
+    `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be divisible by the patch.
+
+    Attributes:
+      width: channels of a patch.
+      depth: blocks.
+      heads: of attention.
+      patch: points of a patch in each dimension of space.
+      mlp_ratio: the MLP's width in units of `width`.
+      mlp: "gelu", or "swiglu" with as many parameters.
+      norm: "layer" or "rms".
+      qk_norm: normalise queries and keys; see `layers.Attention`.
+      rotary: turn queries and keys by their positions, along each axis of space for itself, instead of adding fixed
+        positions to the patches.
+      dropout: rate, on where a `key` is given.
+      num_classes: None, or the number of labels.
+      out_channels: None for those of x; twice as many for a learned variance.
+      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
+        float64, which is for comparisons: then all but the parameters is).
+      remat: recompute the activations of each block in the backward pass: less memory, about a third more time.
+      scan: one block with stacked parameters, in a loop: compiles in a time that does not grow with the depth.
+      norm_eps: of the normalisations.
+      mlp_norm_eps: of those before the MLPs; None: the same.
+      freq_shift: of the embedding of time; see `embed.sinusoidal`.
+      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
+
+    Raises:
+      InputError: a size that makes no patches, missing or unexpected labels or other conditions, channels that cannot
+        be split into heads.
+
+    Source: Peebles & Xie 2022 (arXiv 2212.09748), section 3.2. `norm`, `mlp` and `qk_norm`: see
+    `transformer.TransformerBlock`; `rotary`: Su et al. 2021 (arXiv 2104.09864), by axis as in Heo et al. 2024 (arXiv
+    2403.13298), section 3.
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch: int = 2
+    mlp_ratio: float = 4.0
+    mlp: str = "gelu"
+    norm: str = "layer"
+    qk_norm: bool = False
+    rotary: bool = False
+    dropout: float = 0.0
+    num_classes: int | None = None
+    out_channels: int | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
+    scan: bool = False
+    norm_eps: float = 1e-6
+    mlp_norm_eps: float | None = None
+    freq_shift: float = 0.0
+    null_label: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: Array, c_noise: Array, cond: Mapping[str, Array] | None = None, *, key: Array | None = None
+    ) -> Array:
+        """Apply the network.
+
+        Args:
+          x: `[B, ..., C]`.
+          c_noise: `[B]`, what says how noisy x is: a step number, or a scaled time.
+          cond: `label` int32 `[B]` in 0..num_classes where the network has classes; `image` `[B, ..., C']` to be
+            concatenated to x as further channels.
+          key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
+        """
+        out_channels = self.out_channels or x.shape[-1]
+        x, labels = conditions(x, cond, num_classes=self.num_classes, network="DiT")
+        precision = wide(self.dtype)
+
+        emb = time_and_label(
+            c_noise, labels, channels=TIME_CHANNELS, freq_shift=self.freq_shift, cos_first=True, width=self.width,
+            rows=(self.num_classes or 0) + self.null_label, init=nn.initializers.normal(0.02), dtype=self.dtype,
+        )  # fmt: skip
+
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=init_default, name="patch")
+        h = dense(patches(x.astype(self.dtype), self.patch))
+        h = transformer(
+            h, emb, key, depth=self.depth, heads=self.heads, rotary=self.rotary, remat=self.remat, scan=self.scan,
+            mlp_ratio=self.mlp_ratio, mlp=self.mlp, norm=self.norm, qk_norm=self.qk_norm, dropout=self.dropout,
+            norm_eps=self.norm_eps, mlp_norm_eps=self.mlp_norm_eps, dtype=self.dtype,
+        )  # fmt: skip
+
+        modulation = nn.Dense(2 * self.width, dtype=self.dtype, kernel_init=init_zero, name="modulation_out")
+        shift, scale = jnp.split(modulation(nn.silu(emb)), 2, axis=-1)
+        h = modulated(h.astype(precision), shift, scale, norm=self.norm, eps=self.norm_eps)
+        outputs = self.patch ** (x.ndim - 2) * out_channels
+        return unpatches(nn.Dense(outputs, dtype=precision, kernel_init=init_zero, name="out")(h), self.patch)

@@ -1,0 +1,142 @@
+"""U-ViT: a U-Net of residual blocks with a transformer as its lowest level."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdiff.models.embed import conditions, time_and_label
+from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, wide
+from jaxdiff.models.resampling import downsample, upsample
+from jaxdiff.models.transformer import patches, transformer, unpatches
+from jaxdiff.models.unet import check_size
+from jaxdiff.typing import Array
+
+
+class UViT(nn.Module):
+    """A U-Net with a transformer at the bottom, `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32
+    out (float64 of that `dtype`).
+
+    Made for large images: all levels but the last have a few residual blocks, with skips from the way down to the way
+    up; the last, of 16x16 points or so, has most of the parameters, in blocks of a transformer. x is a batch of
+    sequences `[B, L, C]`, images `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be divisible by
+    patch 2^(levels - 1).
+
+    Attributes:
+      channels: of the first level.
+      multipliers: channels of each level, in units of `channels`; of the last, the transformer's. Each level is half as
+        high and wide as the one before.
+      blocks: residual blocks per level, on the way down and on the way up.
+      depth: blocks of the transformer; they are DiT's, see `transformer.TransformerBlock`.
+      heads: of its attention.
+      patch: the first convolution gets, and the last one makes, patches of so many points in each dimension of space,
+        so that no feature map has the size of the image.
+      mlp_ratio: the MLP's width in units of the transformer's.
+      mlp: "gelu", or "swiglu" with as many parameters.
+      norm: of the transformer, "layer" or "rms".
+      qk_norm: normalise queries and keys; see `layers.Attention`.
+      rotary: turn queries and keys by their positions, along each axis of space for itself, instead of adding fixed
+        positions.
+      dropout: rate, on where a `key` is given.
+      dropout_resolution: feature maps whose smallest side is at most this have dropout; larger ones have none.
+      groups: of the residual blocks' normalisations.
+      num_classes: None, or the number of labels.
+      out_channels: None for those of x; twice as many for a learned variance.
+      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
+        float64, which is for comparisons: then all but the parameters is).
+      remat: recompute the activations of each block in the backward pass: less memory, about a third more time.
+      scan: the transformer's blocks as one with stacked parameters, in a loop: compiles in a time that does not grow
+        with the depth.
+      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
+
+    Raises:
+      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
+        be split into heads.
+
+    Source: Hoogeboom et al. 2023 (arXiv 2301.11093), section 3: the transformer in place of convolutions, without skips
+    round its blocks; dropout at low resolutions alone; patches; means with a 1x1 convolution on the way down, and that
+    with nearest neighbours on the way up. Not as there: the transformer's blocks are DiT's (Peebles & Xie 2022, arXiv
+    2212.09748), with fixed positions, and skips are concatenated, as in `UNet`.
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 2, 4)
+    blocks: int = 2
+    depth: int = 12
+    heads: int = 8
+    patch: int = 1
+    mlp_ratio: float = 4.0
+    mlp: str = "gelu"
+    norm: str = "layer"
+    qk_norm: bool = False
+    rotary: bool = False
+    dropout: float = 0.0
+    dropout_resolution: int = 16
+    groups: int = 32
+    num_classes: int | None = None
+    out_channels: int | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
+    scan: bool = False
+    null_label: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: Array, c_noise: Array, cond: Mapping[str, Array] | None = None, *, key: Array | None = None
+    ) -> Array:
+        """Apply the network.
+
+        Args:
+          x: `[B, ..., C]`.
+          c_noise: `[B]`, what says how noisy x is: a step number, or a scaled time.
+          cond: `label` int32 `[B]` in 0..num_classes where the network has classes; `image` `[B, ..., C']` to be
+            concatenated to x as further channels.
+          key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
+        """
+        *size, in_channels = x.shape[1:]
+        check_size(size, levels=len(self.multipliers), network="UViT", patch=self.patch)
+        x, labels = conditions(x, cond, num_classes=self.num_classes, network="UViT")
+        emb = time_and_label(
+            c_noise, labels, channels=self.channels, width=4 * self.channels,
+            rows=(self.num_classes or 0) + self.null_label, init=init_default, dtype=self.dtype,
+        )  # fmt: skip
+
+        norm = partial(GroupNorm, self.groups)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
+        widths = [multiplier * self.channels for multiplier in self.multipliers]
+
+        def dropout(h: Array) -> float:
+            return self.dropout if min(h.shape[1:-1]) <= self.dropout_resolution else 0.0
+
+        def block(h: Array, level: int, name: str) -> Array:
+            make = nn.remat(ResBlock) if self.remat else ResBlock
+            layer = make(widths[level], dropout=dropout(h), norm=norm, dtype=self.dtype, name=name)
+            return jnp.asarray(layer(h, emb, key))
+
+        h = conv(patches(x.astype(self.dtype), self.patch), self.channels, dtype=self.dtype, name="conv_in")
+        skips = []
+        last = len(widths) - 1
+        for level in range(last):
+            for i in range(self.blocks):
+                h = block(h, level, f"down_{level}_{i}")
+                skips.append(h)
+            h = dense(widths[level + 1], name=f"down_{level}")(downsample(h))
+
+        if not last:
+            h = dense(widths[last], name="down")(h)
+        h = transformer(
+            h, emb, key, depth=self.depth, heads=self.heads, rotary=self.rotary, remat=self.remat, scan=self.scan,
+            mlp_ratio=self.mlp_ratio, mlp=self.mlp, norm=self.norm, qk_norm=self.qk_norm, dropout=dropout(h),
+            dtype=self.dtype,
+        )  # fmt: skip
+
+        for level in reversed(range(last)):
+            h = upsample(dense(widths[level], name=f"up_{level}")(h))
+            for i in range(self.blocks):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), level, f"up_{level}_{i}")
+
+        h = nn.silu(norm(name="norm_out")(h.astype(wide(self.dtype))))
+        outputs = self.patch ** len(size) * (self.out_channels or in_channels)
+        return unpatches(conv(h, outputs, dtype=h.dtype, zero=True, name="conv_out"), self.patch)
