@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import LucidrainsUNet, NCSNpp, UNet
+from jaxdiff.models import EDM2UNet, LucidrainsUNet, NCSNpp, UNet
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -26,9 +26,16 @@ NCSNPP = DDPMPP.clone(  # told of steps, as all here, not of logarithms: hence t
     embedding="fourier", fourier_scale=0.01, fir=True, progressive_input="residual", progressive="output_skip",
     num_classes=3,
 )  # fmt: skip
+EDM2 = EDM2UNet(
+    channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), head_channels=8, dropout=0.5, num_classes=3
+)
 NETS = {
     "ddpm": DDPM, "adm": ADM, "lucidrains": LUCIDRAINS, "lucidrains, full": FULL, "ddpm++": DDPMPP, "ncsn++": NCSNPP,
+    "edm2": EDM2,
 }  # fmt: skip
+
+C_NOISE = {EDM2UNet: (-1.5, -0.3, 0.2, 1.1)}
+"""What a network is told of the time, where that is no number of a step."""
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -41,7 +48,7 @@ def normal(*shape, seed=0):
 
 def inputs(net, *, size=(8, 8)):
     cond = {} if net.num_classes is None else {"label": np.arange(BATCH) % (net.num_classes + 1)}
-    return normal(BATCH, *size, 3), np.array([0, 10, 300, 999], np.float32), cond
+    return normal(BATCH, *size, 3), np.array(C_NOISE.get(type(net), (0, 10, 300, 999)), np.float32), cond
 
 
 def shapes(net, *args):

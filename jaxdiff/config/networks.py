@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Rules = dict[str, tuple[bool, str]]
 """By field: whether its value will do, and what is expected."""
@@ -11,6 +11,9 @@ Rules = dict[str, tuple[bool, str]]
 @dataclasses.dataclass(frozen=True)
 class Model:
     """What every network has."""
+
+    forced_weight_norm: ClassVar[bool] = False
+    """Its kernels have no say in their norm, which training should keep; see jaxdiff.train.normalized."""
 
     network: str = ""
     """Which one it is; what follows are its own settings."""
@@ -196,7 +199,45 @@ class NCSNpp(Model):
         }
 
 
-Network = UNet | LucidrainsUNet | NCSNpp
+@dataclasses.dataclass(frozen=True)
+class EDM2UNet(Model):
+    """The magnitude-preserving U-Net of EDM2; see jaxdiff.models.EDM2UNet. Give it --diffusion.preconditioning edm."""
+
+    forced_weight_norm: ClassVar[bool] = True
+
+    network: Literal["edm2"] = "edm2"
+    """Which one it is; what follows are its own settings."""
+    channels: int = 192
+    """Channels of the first level: 128 (XS), 192 (S), 256 (M), 320 (L), 384 (XL), 448 (XXL)."""
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    """Channels of each level, in units of `channels`; each level halves the image."""
+    blocks: int = 3
+    """Residual blocks per level."""
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    """Sizes of feature maps that get self-attention (the smallest has it in the middle)."""
+    head_channels: int = 64
+    """Channels per attention head."""
+    residual_balance: float = 0.3
+    """Share of the branch in the sums that end residual blocks and attention, from 0 to 1."""
+    concat_balance: float = 0.5
+    """Share of the way down in the concatenations on the way up."""
+    label_balance: float = 0.5
+    """Share of the label in the embedding."""
+
+    def rules(self) -> Rules:
+        share = "a share from 0 to 1"
+        return super().rules() | {
+            "channels": (self.channels >= 1, "at least 1"),
+            "multipliers": (min(self.multipliers, default=0) >= 1, "one or more positive numbers"),
+            "blocks": (self.blocks >= 1, "at least 1"),
+            "head_channels": (self.head_channels >= 1, "at least 1"),
+            "residual_balance": (0 <= self.residual_balance <= 1, share),
+            "concat_balance": (0 <= self.concat_balance <= 1, share),
+            "label_balance": (0 <= self.label_balance <= 1, share),
+        }
+
+
+Network = UNet | LucidrainsUNet | NCSNpp | EDM2UNet
 """Any of them. A config file chooses, or `--model.network NAME`; then the flags are its own."""
 
-NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp}
+NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp, "edm2": EDM2UNet}

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from jaxdiff.models.edm2 import EDM2UNet
 from jaxdiff.models.lucidrains import LucidrainsUNet
 from jaxdiff.models.ncsnpp import NCSNpp
 from jaxdiff.models.unet import UNet
 
-NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp}
+NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp, "edm2": EDM2UNet}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["NETWORKS", "LucidrainsUNet", "NCSNpp", "UNet"]
+__all__ = ["NETWORKS", "EDM2UNet", "LucidrainsUNet", "NCSNpp", "UNet"]
