@@ -11,6 +11,7 @@ from network_table import BATCH, EDM2, apply, inputs, jit, normal, random_params
 from test_models_unet import attentions
 
 from jaxdiff import InputError
+from jaxdiff.flops import multiply_adds
 from jaxdiff.models import EDM2UNet
 from jaxdiff.models.edm2 import Block
 
@@ -24,6 +25,14 @@ def test_published_networks_have_their_number_of_parameters(channels):
     params = shapes(net, jnp.zeros((1, 64, 64, 4)), jnp.zeros(1), {"label": jnp.zeros(1, jnp.int32)})
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert abs(count / 1e6 - PUBLISHED[channels]) < 0.5
+
+
+@pytest.mark.parametrize(("channels", "giga"), [(192, 102), (448, 552)])
+def test_published_networks_need_what_the_paper_says(channels, giga):
+    """Multiply-adds of one 64x64x4 latent; the paper's figures are a little more than the convolutions' and products'."""
+    net = EDM2UNet(channels, num_classes=1000, null_label=False)
+    args = jnp.zeros((1, 64, 64, 4)), jnp.zeros(1), {"label": jnp.zeros(1, jnp.int32)}
+    assert multiply_adds(net.apply, shapes(net, *args), *args) / 1e9 == pytest.approx(giga, rel=0.02)
 
 
 @pytest.mark.parametrize(("size", "resolutions", "levels"), [(32, (16,), [1]), (16, (16, 4), [0, 2]), (8, (), [])])

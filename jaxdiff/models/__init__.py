@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxdiff.models.classifier import Classifier
 from jaxdiff.models.edm2 import EDM2UNet
 from jaxdiff.models.lucidrains import LucidrainsUNet
 from jaxdiff.models.ncsnpp import NCSNpp
@@ -10,4 +11,4 @@ from jaxdiff.models.unet import UNet
 NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp, "edm2": EDM2UNet}
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["NETWORKS", "EDM2UNet", "LucidrainsUNet", "NCSNpp", "UNet"]
+__all__ = ["NETWORKS", "Classifier", "EDM2UNet", "LucidrainsUNet", "NCSNpp", "UNet"]
