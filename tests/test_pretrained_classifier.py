@@ -121,6 +121,9 @@ def test_what_a_file_leaves_open_must_be_said(tmp_path):
     chex.assert_trees_all_equal(back.params, params)
     with pytest.raises(InputError, match="4 input blocks, which are no levels of classifier_depth 2 residual blocks"):
         load_guided_classifier(tmp_path / "c.pt", num_head_channels=8, classifier_depth=2)
+    torch_file.save(tmp_path / "c.pt", state_dict(dataclasses.replace(encoder, resample_in_block=False), "adaptive")[2])
+    with pytest.raises(InputError, match="levels of 1 residual blocks, not of classifier_depth 3"):
+        load_guided_classifier(tmp_path / "c.pt", num_head_channels=8, classifier_depth=3)
 
 
 def test_what_is_no_classifier_is_refused(tmp_path, file):

@@ -180,7 +180,9 @@ def _levels(tensors: Mapping[str, Any], path: Path, depth: int | None) -> tuple[
     strided = [i for i in range(inputs) if f"input_blocks.{i}.0.op.weight" in tensors]
     if strided:
         levels = 1 + len(strided)
-        return levels, max(inputs // levels - 1, 1), True
+        blocks = max(inputs // levels - 1, 1)
+        require(depth in (None, blocks), f"{path}: levels of {blocks} residual blocks, not of classifier_depth {depth}")
+        return levels, blocks, True
     widths = [shape_of(tensors, f"input_blocks.{i}.0.in_layers.2.weight", path, ndim=4)[0] for i in range(1, inputs)]
     attends = [f"input_blocks.{i}.1.qkv.weight" in tensors for i in range(1, inputs)]
 
