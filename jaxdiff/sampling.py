@@ -11,12 +11,15 @@ from jaxdiff import build, denoise, guidance, process, samplers
 from jaxdiff.config import Config
 from jaxdiff.data.images import to_uint8
 from jaxdiff.noise import example_keys, fold_in
-from jaxdiff.typing import Array, InputError, PyTree
+from jaxdiff.typing import Array, InputError, Model, PyTree
 
 Generate = Callable[..., Array]
 
+Classify = Callable[[Array, PyTree], Model]
+"""`(labels [B], its params) -> ((x_t, t) -> log p(label | x_t) [B])`, a classifier of noisy pictures."""
 
-def generator(config: Config, spec: build.Spec) -> Generate:
+
+def generator(config: Config, spec: build.Spec, *, classify: Classify | None = None) -> Generate:
     """A pure function that makes pictures:
 
         generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature)
@@ -25,6 +28,12 @@ def generator(config: Config, spec: build.Spec) -> Generate:
     Jit it once: no argument recompiles, but for the sizes B and n and the sampler's class. Picture `index_i` is a
     function of the key and that number, whatever batch it is in. Guidance None is the conditional network alone, at
     half the cost of any number.
+
+    Args:
+      config: of which `model`, `diffusion` and `sample` are read.
+      spec: of the data.
+      classify: guides after the clipping, as ADM does, towards the labels, which are then for it also, or alone, if
+        the network has no classes. In place of the params there are `(params, the classifier's params, its scale)`.
     """
     schedule = build.schedule(config.diffusion)
 
@@ -41,15 +50,19 @@ def generator(config: Config, spec: build.Spec) -> Generate:
         keys = example_keys(key, index)
         start, steps = (fold_in(keys, i) for i in range(2))
         x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule, t=times[0])
-        both = labels
-        if labels is not None and scale is not None:
-            null = jnp.full_like(labels, spec.num_classes or 0)
-            both = jnp.concatenate([labels, null])
-        predict = build.denoiser(config, spec, params, both)
-        if labels is not None and scale is not None:
+        both = own = labels if spec.num_classes is not None else None
+        if own is not None and scale is not None:
+            null = jnp.full_like(own, spec.num_classes or 0)
+            both = jnp.concatenate([own, null])
+        net, *classifier = (params,) if classify is None else params
+        predict = build.denoiser(config, spec, net, both)
+        if own is not None and scale is not None:
             predict = guidance.classifier_free(predict, scale=scale)
         if config.sample.clip:
             predict = denoise.clip_x0(predict, schedule=schedule)
+        if classify is not None and labels is not None:
+            its, strength = classifier
+            predict = guidance.classifier(predict, classify(labels, its), scale=strength, schedule=schedule)
         images: Array = samplers.sample(steps, predict, sampler, times, x, temperature=temperature)
         return images
 
@@ -90,7 +103,7 @@ def in_batches(
       config: of which `sample` and `diffusion` are read.
       params: the network's.
       key: the run of pictures.
-      labels: `[num]`, or None for a network without classes.
+      labels: `[num]`, or None without classes.
       num: how many.
       batch: at a time, rounded up to a multiple of the devices.
       latents: they are none, but an autoencoder's latents: as the network makes them.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models import DiT, LucidrainsUNet, NCSNpp, UNet, UViT
+from jaxdiff.models import DiT, EDM2UNet, LucidrainsUNet, NCSNpp, UNet, UViT
 from jaxdiff.noise import example_keys
 
 BATCH = 4
@@ -32,10 +32,16 @@ UVIT = UViT(
     channels=8, multipliers=(1, 2), blocks=1, depth=2, heads=2, patch=2, groups=4, dropout=0.5, dropout_resolution=4,
     num_classes=3,
 )  # fmt: skip
+EDM2 = EDM2UNet(
+    channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), head_channels=8, dropout=0.5, num_classes=3
+)
 NETS = {
     "ddpm": DDPM, "adm": ADM, "lucidrains": LUCIDRAINS, "lucidrains, full": FULL, "ddpm++": DDPMPP, "ncsn++": NCSNPP,
-    "dit": DIT, "modern dit": MODERN_DIT, "uvit": UVIT,
+    "dit": DIT, "modern dit": MODERN_DIT, "uvit": UVIT, "edm2": EDM2,
 }  # fmt: skip
+
+C_NOISE = {EDM2UNet: (-1.5, -0.3, 0.2, 1.1)}
+"""What a network is told of the time, where that is no number of a step."""
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -48,7 +54,7 @@ def normal(*shape, seed=0):
 
 def inputs(net, *, size=(8, 8)):
     cond = {} if net.num_classes is None else {"label": np.arange(BATCH) % (net.num_classes + 1)}
-    return normal(BATCH, *size, 3), np.array([0, 10, 300, 999], np.float32), cond
+    return normal(BATCH, *size, 3), np.array(C_NOISE.get(type(net), (0, 10, 300, 999)), np.float32), cond
 
 
 def shapes(net, *args):

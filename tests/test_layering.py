@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "config": ["typing", "config"],
     "build": [*CORE, *ABOVE, "models", "data", "train", "config", "build"],
     "sampling": [*CORE, *ABOVE, "data", "config", "build"],
-    "pretrained": ["typing", "schedules", "models", "config", "build", "pretrained"],
+    "pretrained": ["typing", "schedules", "denoise", "models", "config", "build", "pretrained"],
     "runs": ["typing", "data", "train", "config", "build"],
     "report": ["typing", "data"],
     "cli": [

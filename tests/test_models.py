@@ -193,7 +193,7 @@ def test_without_a_null_label_there_is_one_label_less(name):
         return sum(leaf.size for leaf in jax.tree.leaves(shapes(net, *inputs(net))))
 
     net = NETS[name]
-    rows = {leaf.shape for leaf in jax.tree.leaves(shapes(net, *inputs(net))) if leaf.shape[0] == 4 and leaf.ndim == 2}
+    rows = {leaf.shape for leaf in jax.tree.leaves(shapes(net, *inputs(net))) if leaf.ndim == 2 and leaf.shape[0] == 4}
     assert count(net) - count(net.clone(null_label=False)) in {width for _, width in rows}
 
 

@@ -16,7 +16,7 @@ from test_cli_train import fails
 from jaxdiff import InputError, build, pretrained, schedules
 from jaxdiff.cli import sample_main
 from jaxdiff.config import Config, Diffusion, Sample, UNet
-from jaxdiff.pretrained.guided_diffusion import _places
+from jaxdiff.pretrained.guided_diffusion import places_of
 from jaxdiff.pretrained.matching import to_theirs
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "unets"
@@ -231,7 +231,7 @@ def guided(tmp_path, **changes):
     """A file of guided-diffusion, and the network in it."""
     model = dataclasses.replace(SMALL, groups=32, heads=4, downsample_padding=(1, 1), freq_shift=0.0, cos_first=True)
     there = ours(dataclasses.replace(model, embedding_channels=8, **changes))
-    tensors = to_theirs(there.params, _places(there.config.model, new_order=False))
+    tensors = to_theirs(there.params, places_of(there.config.model, new_order=False))
     assert {*GUIDED_NAMES} <= {*tensors} or changes
     torch_file.save(tmp_path / "m.pt", tensors)
     return there, tensors

@@ -11,6 +11,7 @@ from jaxdiff.build.networks import Spec, model
 from jaxdiff.config import Config
 from jaxdiff.noise import fold_in, white_noise
 from jaxdiff.train.frozen import Trained, all_but, only, stop_frozen
+from jaxdiff.train.normalized import normalized
 from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, InputError, PyTree
 
@@ -44,7 +45,7 @@ def loss_fn(config: Config, spec: Spec) -> LossFn:
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """Clipping, then Adam or AdamW with warm-up."""
+    """Clipping, then Adam or AdamW with warm-up; then kernels back to their norm, if that is asked for."""
     c, steps, warmup = config.optim, config.train.steps, config.optim.warmup
     rate: optax.Schedule = optax.constant_schedule(c.learning_rate)
     if c.decay == "cosine" and steps > warmup:
@@ -53,7 +54,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), rate], [warmup])
     adam = optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay if c.name == "adamw" else 0.0)
     tx = optax.chain(optax.clip_by_global_norm(c.clip), adam) if c.clip else adam
-    return only(tx, trained(config))
+    forced = config.model.forced_weight_norm if c.forced_weight_norm is None else c.forced_weight_norm
+    return only(normalized(tx) if forced else tx, trained(config))
 
 
 def steps_per_call(config: Config, *, done: int = 0) -> int:

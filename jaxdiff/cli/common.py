@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import pretrained
+from jaxdiff.build import check_options
 from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.typing import InputError, Schedule
@@ -27,19 +28,30 @@ def use_compilation_cache() -> None:
 def load_pretrained(path: Path, options: Mapping[str, str]) -> pretrained.Pretrained:
     """The network of another library, with options in words: "64" is a number, "true" a bool."""
 
-    def value(word: str) -> Any:
-        try:
-            return json.loads(word.lower())
-        except ValueError:
-            return word
-
-    loaded = pretrained.load(path, **{name: value(word) for name, word in options.items()})
+    loaded = pretrained.load(path, **_values(options))
     if path.is_dir() and pretrained.scheduler_file(path) is None:
         print(
             f"note: no scheduler_config.json in {path}: taken for DDPM's linear table of 1,000 steps and eps",
             file=sys.stderr,
         )
     return loaded
+
+
+def load_classifier(path: Path, options: Mapping[str, str]) -> pretrained.GuidedClassifier:
+    """The classifier of a file, with options in words."""
+    values = _values(options)
+    check_options(str(path), pretrained.load_guided_classifier, values, besides=("path",))
+    return pretrained.load_guided_classifier(path, **values)
+
+
+def _values(options: Mapping[str, str]) -> dict[str, Any]:
+    def value(word: str) -> Any:
+        try:
+            return json.loads(word.lower())
+        except ValueError:
+            return word
+
+    return {name: value(word) for name, word in options.items()}
 
 
 def warn_of_signal(schedule: Schedule) -> None:

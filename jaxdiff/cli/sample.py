@@ -1,6 +1,7 @@
 """The command line of sample.py."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,12 +15,13 @@ from tqdm import tqdm
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli.common import load_pretrained, say_errors, warn_of_signal
+from jaxdiff.cli.common import load_classifier, load_pretrained, say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data.images import check_out, write_samples
+from jaxdiff.pretrained import GuidedClassifier
 from jaxdiff.samplers import draws_noise
 from jaxdiff.train.parallel import replicate
-from jaxdiff.typing import InputError, PyTree
+from jaxdiff.typing import InputError, PyTree, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +36,17 @@ class SampleCommand:
     run: Path | None = None
     """The folder that train.py wrote."""
     pretrained: Path | None = None
-    """In place of a run: a folder that diffusers' save_pretrained wrote, or a .pt file of guided-diffusion or DiT."""
+    """In place of a run: a folder that diffusers' save_pretrained wrote, or a file of weights of guided-diffusion,
+    lucidrains, score_sde, EDM or DiT."""
     pretrained_options: dict[str, str] = dataclasses.field(default_factory=dict)
     """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ... (the arguments of
-    jaxdiff.pretrained.load_guided_diffusion and load_dit)."""
+    jaxdiff.pretrained.load_guided_diffusion, load_lucidrains, load_score_sde, load_edm and load_dit)."""
+    classifier: Path | None = None
+    """A classifier of noisy pictures that guides the network towards the labels: a .pt file of guided-diffusion's."""
+    classifier_scale: float | None = None
+    """How strongly it guides; default 1."""
+    classifier_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What its file does not say, as NAME VALUE pairs (the arguments of jaxdiff.pretrained.load_guided_classifier)."""
     step: int | None = None
     """The checkpoint; default the latest."""
     weights: Literal["ema", "params"] = "ema"
@@ -102,10 +111,14 @@ def _sample(command: SampleCommand) -> None:
     _check_options(config, given, build.sampler(config, schedule))
     build.times(config.sample, schedule)
     warn_of_signal(schedule)
-    labels = _labels(command, spec, given)
+    guide = _classifier(command, spec, schedule)
+    labels = _labels(command, spec, given, guide)
 
     name, params = weights()
-    program = sampling.pmapped(sampling.generator(config, spec))
+    if guide is not None:
+        scale = 1.0 if command.classifier_scale is None else command.classifier_scale
+        params = (params, *replicate((guide.params, np.float32(scale))))
+    program = sampling.pmapped(sampling.generator(config, spec, classify=None if guide is None else guide.log_prob))
     parts = []
     with tqdm(total=command.num, unit="img", desc=f"{name}, {config.sample.sampler}") as bar:
         for images in sampling.in_batches(
@@ -151,12 +164,32 @@ def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
         raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")
 
 
-def _labels(command: SampleCommand, spec: build.Spec, given: dict[str, Any]) -> np.ndarray | None:
-    if spec.num_classes is None:
-        if command.labels or "guidance" in given:
-            raise InputError("this model was trained without labels: leave --labels and --guidance out")
+def _classifier(command: SampleCommand, spec: build.Spec, schedule: Schedule) -> GuidedClassifier | None:
+    """The one that guides, if it fits the network."""
+    if command.classifier is None:
+        if command.classifier_scale is not None or command.classifier_options:
+            raise InputError("--classifier-scale and --classifier-options without --classifier")
+        return None
+    if not math.isfinite(1.0 if command.classifier_scale is None else command.classifier_scale):
+        raise InputError(f"--classifier-scale {command.classifier_scale}: expected a number")
+    guide = load_classifier(command.classifier, command.classifier_options)
+    guide.check(spec, schedule)
+    return guide
+
+
+def _labels(
+    command: SampleCommand, spec: build.Spec, given: dict[str, Any], guide: GuidedClassifier | None
+) -> np.ndarray | None:
+    if spec.num_classes is None and "guidance" in given:
+        raise InputError("this model was trained without labels: leave --guidance out")
+    classes = spec.num_classes if guide is None else guide.num_classes
+    if classes is None:
+        if command.labels:
+            raise InputError(
+                "this model was trained without labels: leave --labels out, or give a --classifier of them"
+            )
         return None
     for label in command.labels:
-        if not 0 <= label < spec.num_classes:
-            raise InputError(f"--labels {label}: expected labels from 0 to {spec.num_classes - 1}")
-    return sampling.cycle(command.labels or range(spec.num_classes), command.num)
+        if not 0 <= label < classes:
+            raise InputError(f"--labels {label}: expected labels from 0 to {classes - 1}")
+    return sampling.cycle(command.labels or range(classes), command.num)

@@ -24,6 +24,10 @@ def check(config: Config) -> None:
         ),
         "optim.warmup": (config.optim.warmup >= 0, "0 or more"),
         "optim.clip": (0 <= config.optim.clip < math.inf, "0 (none) or more"),
+        "optim.forced_weight_norm": (
+            config.model.forced_weight_norm or not config.optim.forced_weight_norm,
+            f"False with --model.network {config.model.network}, which depends on the norms of its kernels",
+        ),
         "train.steps": (1 <= config.train.steps < 2**31, "at least 1, below 2^31"),
         "train.batch_size": (config.train.batch_size >= 1, "at least 1"),
         "train.steps_per_call": (config.train.steps_per_call is None or config.train.steps_per_call >= 1, "at least 1"),

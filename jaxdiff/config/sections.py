@@ -76,6 +76,9 @@ class Optim:
     """Parameters that stay as they are: beginnings of their names, such as conv_in down_0 (see --dry-run)."""
     clip: float = 1.0
     """Bound on the global norm of the gradient; 0 for none."""
+    forced_weight_norm: bool | None = None
+    """Keep the norms of kernels through training, as EDM2 does; default: where the network does not depend on them
+    (edm2), and only there."""
 
 
 @dataclasses.dataclass(frozen=True)

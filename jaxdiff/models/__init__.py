@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from jaxdiff.models.classifier import Classifier
 from jaxdiff.models.dit import DIT_SIZES, DiT
+from jaxdiff.models.edm2 import EDM2UNet
 from jaxdiff.models.lucidrains import LucidrainsUNet
 from jaxdiff.models.ncsnpp import NCSNpp
 from jaxdiff.models.unet import UNet
 from jaxdiff.models.uvit import UViT
 
-NETWORKS: dict[str, Any] = {"unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp, "dit": DiT, "uvit": UViT}
+NETWORKS: dict[str, Any] = {
+    "unet": UNet, "lucidrains": LucidrainsUNet, "ncsnpp": NCSNpp, "dit": DiT, "uvit": UViT, "edm2": EDM2UNet,
+}  # fmt: skip
 """By the name that a config gives them (`model.network`)."""
 
-__all__ = ["DIT_SIZES", "NETWORKS", "DiT", "LucidrainsUNet", "NCSNpp", "UNet", "UViT"]
+__all__ = ["DIT_SIZES", "NETWORKS", "Classifier", "DiT", "EDM2UNet", "LucidrainsUNet", "NCSNpp", "UNet", "UViT"]

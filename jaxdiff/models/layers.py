@@ -48,6 +48,18 @@ def conv(
     return jnp.asarray(layer(x))
 
 
+def convolve(x: Array, kernel: Array) -> Array:
+    """The convolution of `x [B, ..., C]` with a kernel `[width.., C, channels]` that is at hand, keeping the size.
+
+    >>> convolve(jnp.ones((1, 4, 1)), jnp.ones((3, 1, 2)))[0, :, 0].tolist()
+    [2.0, 3.0, 3.0, 2.0]
+    """
+    n = kernel.ndim - 2
+    space = tuple(range(1, n + 1))
+    dimensions = jax.lax.ConvDimensionNumbers((0, n + 1, *space), (n + 1, n, *range(n)), (0, n + 1, *space))
+    return jax.lax.conv_general_dilated(x, kernel, (1,) * n, "SAME", dimension_numbers=dimensions)
+
+
 def group_count(channels: int, *, groups: int, least: int = 2) -> int:
     """The largest divisor of the channels up to `groups` that leaves a group `least` channels or more.
 

@@ -20,8 +20,8 @@ from jaxdiff.models.layers import (
     linear_attend,
     wide,
 )
+from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import unshuffle, upsample
-from jaxdiff.models.unet import check_size
 from jaxdiff.typing import Array, InputError
 
 # x / |x| * sqrt(channels) for all but vectors of zeros, which stay what they are.
@@ -119,7 +119,7 @@ class LucidrainsUNet(nn.Module):
           key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
         """
         *size, in_channels = x.shape[1:]
-        check_size(size, levels=len(self.multipliers))
+        check_size(size, levels=len(self.multipliers), network="LucidrainsUNet")
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="LucidrainsUNet")
 
         block = partial(nn.remat(Block) if self.remat else Block, dropout=self.dropout, dtype=self.dtype)

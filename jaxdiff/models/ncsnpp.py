@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions, fourier, normal_frequencies, sinusoidal
 from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, scaled, wide
+from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import FIR, downsample, fir_downsample, fir_upsample, upfirdn, upsample
-from jaxdiff.models.unet import check_size
 from jaxdiff.typing import Array, InputError
 
 CHOICES = {

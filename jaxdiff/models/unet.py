@@ -1,6 +1,6 @@
 """The U-Net of DDPM and ADM (guided diffusion), by arguments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions, sinusoidal
 from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, wide
+from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.resampling import downsample, upsample
-from jaxdiff.typing import Array, InputError
+from jaxdiff.typing import Array
 
 
 class UNet(nn.Module):
@@ -96,90 +97,101 @@ class UNet(nn.Module):
           key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
         """
         *size, in_channels = x.shape[1:]
-        check_size(size, levels=len(self.multipliers))
+        levels = len(self.multipliers)
+        check_size(size, levels=levels, network="UNet")
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="UNet")
-
-        norm = partial(GroupNorm, self.groups, eps=self.norm_eps, least=self.least_group)
-        block = partial(
-            nn.remat(ResBlock) if self.remat else ResBlock,
-            scale_shift=self.scale_shift, dropout=self.dropout, norm=norm, dtype=self.dtype,
-        )  # fmt: skip
-        width = self.embedding_channels or self.channels
-        dense = partial(nn.Dense, 4 * width, dtype=self.dtype, kernel_init=init_default)
-
-        def attend(h: Array, name: str) -> Array:
-            heads, channels, size = self.heads, h.shape[-1], self.head_channels
-            if size is not None:
-                if size < 1 or channels % size:
-                    raise InputError(f"UNet: {channels} channels of {name} make no heads of head_channels = {size}")
-                heads = channels // size
-            return Attention(heads, norm=norm, dtype=self.dtype, name=name)(h)
-
-        def attends(h: Array, level: int) -> bool:
-            if self.attention_levels is not None:
-                return level in self.attention_levels
-            return min(h.shape[1:-1]) in self.attention_resolutions
-
-        emb = sinusoidal(c_noise, channels=width, freq_shift=self.freq_shift, cos_first=self.cos_first)
-        emb = dense(name="time_2")(nn.silu(dense(name="time_1")(emb)))
+        emb = embed_time(self, c_noise)
         if labels is not None:
             rows = (self.num_classes or 0) + self.null_label
-            emb = emb + nn.Embed(rows, 4 * width, dtype=self.dtype, name="label")(labels)
+            emb = emb + nn.Embed(rows, emb.shape[-1], dtype=self.dtype, name="label")(labels)
+        h, skips = encode(self, x, emb, key)
 
-        h = conv(x.astype(self.dtype), self.channels, dtype=self.dtype, name="conv_in")
-        skips = [h]
-        last = len(self.multipliers) - 1
-        for level, multiplier in enumerate(self.multipliers):
-            channels = multiplier * self.channels
-            for i in range(self.blocks):
-                h = block(channels, name=f"down_{level}_{i}")(h, emb, key)
-                h = attend(h, f"down_{level}_{i}_attention") if attends(h, level) else h
-                skips.append(h)
-            if level < last:
-                if self.resample_in_block:
-                    h = block(channels, resample=downsample, name=f"down_{level}")(h, emb, key)
-                elif self.resample_conv:
-                    padding = [self.downsample_padding] * len(size)
-                    h = conv(h, channels, stride=2, padding=padding, dtype=self.dtype, name=f"down_{level}")
-                else:
-                    h = downsample(h)
-                skips.append(h)
+        def double(h: Array, level: int, name: str) -> Array:
+            channels = self.multipliers[level] * self.channels
+            if self.resample_in_block:
+                return residual(self, h, emb, key, channels=channels, resample=upsample, name=name)
+            h = upsample(h)
+            return conv(h, channels, dtype=self.dtype, name=name) if self.resample_conv else h
 
-        h = block(h.shape[-1], name="middle_0")(h, emb, key)
-        h = attend(h, "middle_attention") if self.middle_attention else h
-        h = block(h.shape[-1], name="middle_1")(h, emb, key)
-
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
-            channels = multiplier * self.channels
-            for i in range(self.blocks + 1):
-                h = block(channels, name=f"up_{level}_{i}")(jnp.concatenate([h, skips.pop()], axis=-1), emb, key)
-                h = attend(h, f"up_{level}_{i}_attention") if attends(h, level) else h
-            if level > 0:
-                if self.resample_in_block:
-                    h = block(channels, resample=upsample, name=f"up_{level}")(h, emb, key)
-                else:
-                    h = upsample(h)
-                    h = conv(h, channels, dtype=self.dtype, name=f"up_{level}") if self.resample_conv else h
-
-        h = nn.silu(norm(name="norm_out")(h.astype(wide(self.dtype))))
+        h = ascend(
+            h, skips, levels=levels, blocks=self.blocks, double=double,
+            join=lambda h, skip: jnp.concatenate([h, skip], axis=-1),
+            block=lambda h, level, name: block(self, h, emb, key, level=level, name=name),
+        )  # fmt: skip
+        h = nn.silu(norm(self)(name="norm_out")(h.astype(wide(self.dtype))))
         return conv(h, self.out_channels or in_channels, dtype=h.dtype, zero=True, name="conv_out")
 
 
-def check_size(size: Sequence[int], *, levels: int, network: str = "UNet", patch: int = 1) -> None:
-    """Raise `InputError` where an image, or other data of this size, does not make patches, or these cannot be halved
-    `levels - 1` times.
+# Parts of a U-Net, made in the module that calls them; what they are, `net` says.
 
-    >>> check_size((8, 12), levels=3)
-    >>> check_size((28, 28), levels=4)
-    Traceback (most recent call last):
-    ...
-    jaxdiff.typing.InputError: UNet: 4 levels halve the image 3 times, so its size must be divisible by 8; got 28x28. \
-Use fewer multipliers, or pad or resize the images.
-    """
-    factor = patch * 2 ** (levels - 1)
-    if patch < 1 or any(n % factor for n in size):
-        patches = f", in patches of {patch}," if patch != 1 else ""
-        raise InputError(
-            f"{network}: {levels} levels halve the image{patches} {levels - 1} times, so its size must be divisible by "
-            f"{factor}; got {'x'.join(map(str, size))}. Use fewer multipliers, or pad or resize the images."
-        )
+
+def norm(net: UNet) -> Callable[..., nn.Module]:
+    """What makes its normalisations."""
+    return partial(GroupNorm, net.groups, eps=net.norm_eps, least=net.least_group)
+
+
+def embed_time(net: UNet, c_noise: Array) -> Array:
+    """`[B]` -> what the blocks get of it, `[B, 4 embedding_channels]`."""
+    width = net.embedding_channels or net.channels
+    dense = partial(nn.Dense, 4 * width, dtype=net.dtype, kernel_init=init_default)
+    emb = sinusoidal(c_noise, channels=width, freq_shift=net.freq_shift, cos_first=net.cos_first)
+    return jnp.asarray(dense(name="time_2")(nn.silu(dense(name="time_1")(emb))))
+
+
+def residual(
+    net: UNet,
+    h: Array,
+    emb: Array,
+    key: Array | None,
+    *,
+    channels: int,
+    name: str,
+    resample: Callable[[Array], Array] | None = None,
+) -> Array:
+    """A residual block."""
+    make = nn.remat(ResBlock) if net.remat else ResBlock
+    made = make(
+        channels, resample=resample, scale_shift=net.scale_shift, dropout=net.dropout, norm=norm(net), dtype=net.dtype,
+        name=name,
+    )  # fmt: skip
+    return jnp.asarray(made(h, emb, key))
+
+
+def attention(net: UNet, h: Array, *, name: str) -> Array:
+    """Attention, in heads of `head_channels` if that is given."""
+    heads = net.heads
+    if net.head_channels is not None:
+        heads = heads_of(h.shape[-1], net.head_channels, network="UNet", name=name)
+    return jnp.asarray(Attention(heads, norm=norm(net), dtype=net.dtype, name=name)(h))
+
+
+def block(net: UNet, h: Array, emb: Array, key: Array | None, *, level: int, name: str) -> Array:
+    """A residual block of the level, and attention where it is asked for."""
+    h = residual(net, h, emb, key, channels=net.multipliers[level] * net.channels, name=name)
+    if net.attention_levels is not None:
+        attends = level in net.attention_levels
+    else:
+        attends = min(h.shape[1:-1]) in net.attention_resolutions
+    return attention(net, h, name=f"{name}_attention") if attends else h
+
+
+def encode(net: UNet, x: Array, emb: Array, key: Array | None) -> tuple[Array, list[Array]]:
+    """The first half, down to the end of the middle, and the feature maps before it."""
+
+    def halve(h: Array, level: int, name: str) -> Array:
+        channels = net.multipliers[level] * net.channels
+        if net.resample_in_block:
+            return residual(net, h, emb, key, channels=channels, resample=downsample, name=name)
+        if net.resample_conv:
+            padding = [net.downsample_padding] * (h.ndim - 2)
+            return conv(h, channels, stride=2, padding=padding, dtype=net.dtype, name=name)
+        return downsample(h)
+
+    h = conv(x.astype(net.dtype), net.channels, dtype=net.dtype, name="conv_in")
+    skips = descend(
+        h, levels=len(net.multipliers), blocks=net.blocks, halve=halve,
+        block=lambda h, level, name: block(net, h, emb, key, level=level, name=name),
+    )  # fmt: skip
+    h = residual(net, skips[-1], emb, key, channels=skips[-1].shape[-1], name="middle_0")
+    h = attention(net, h, name="middle_attention") if net.middle_attention else h
+    return residual(net, h, emb, key, channels=h.shape[-1], name="middle_1"), skips

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions, time_and_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, wide
+from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.models.transformer import patches, transformer, unpatches
-from jaxdiff.models.unet import check_size
 from jaxdiff.typing import Array
 
 

@@ -5,6 +5,7 @@ from jaxdiff.pretrained.diffusers import load_diffusers, save_diffusers
 from jaxdiff.pretrained.diffusers_scheduler import scheduler_file
 from jaxdiff.pretrained.dit import load_dit
 from jaxdiff.pretrained.edm import load_edm
+from jaxdiff.pretrained.guided_classifier import GuidedClassifier, load_guided_classifier
 from jaxdiff.pretrained.guided_diffusion import load_guided_diffusion
 from jaxdiff.pretrained.load import load
 from jaxdiff.pretrained.lucidrains import load_lucidrains
@@ -12,11 +13,13 @@ from jaxdiff.pretrained.read import read_weights
 from jaxdiff.pretrained.score_sde import load_score_sde
 
 __all__ = [
+    "GuidedClassifier",
     "Pretrained",
     "load",
     "load_diffusers",
     "load_dit",
     "load_edm",
+    "load_guided_classifier",
     "load_guided_diffusion",
     "load_lucidrains",
     "load_score_sde",

@@ -90,26 +90,21 @@ def load_guided_diffusion(
     )
     spec = build.Spec((image_size, image_size, channels), num_classes)
     like = parameter_shapes(path, config, spec)
-    places = _places(model, new_order=use_new_attention_order)
+    places = places_of(model, new_order=use_new_attention_order)
     return Pretrained(config, spec, from_theirs(path, tensors, like, places))
 
 
 def _network(tensors: Mapping[str, Any], path: Path) -> tuple[UNet, int | None, int, bool]:
     """The network but for its heads, the number of classes and of channels, and whether it learned the variance."""
-
-    def shape(name: str) -> tuple[int, ...]:
-        found = tensors.get(name)
-        if not isinstance(found, np.ndarray):
-            raise InputError(
-                f"{path}: no {name} in it; expected the state dict of a U-Net of guided-diffusion (of a folder of "
-                "diffusers give the folder)"
-            )
-        return tuple(found.shape)
-
-    first, channels = shape("input_blocks.0.0.weight")[:2]
-    outputs, embedding = shape("out.2.weight")[0], shape("time_embed.0.weight")[1]
+    _, channels, *_ = shape_of(tensors, "input_blocks.0.0.weight", path, ndim=4)
     names = [str(name) for name in tensors]
-    inputs = 1 + max(int(m[1]) for name in names if (m := re.match(r"input_blocks\.(\d{1,3})\.", name)))
+    if "out.0.weight" in tensors and not any(name.startswith("output_blocks.") for name in names):
+        raise InputError(
+            f"{path}: a classifier of guided-diffusion, which makes no images: give it beside a network that does, as "
+            "sample.py --classifier does, or read it by load_guided_classifier"
+        )
+    outputs = shape_of(tensors, "out.2.weight", path, ndim=4)[0]
+    inputs = count_inputs(tensors)
 
     # Each level but the last ends in a step down: a convolution, or a residual block, which on the way up is the second
     # of its output block, or nothing that has parameters, so that a number is left out.
@@ -117,34 +112,57 @@ def _network(tensors: Mapping[str, Any], path: Path) -> tuple[UNet, int | None, 
     ups = [name for name in names if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)]
     gaps = [i for i in range(inputs) if not any(name.startswith(f"input_blocks.{i}.") for name in names)]
     levels = 1 + max(len(strided), len(ups), len(gaps))
-    blocks = inputs // levels - 1
-
-    starts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
-    widths = [shape(f"{start}.0.in_layers.2.weight")[0] for start in starts]
-    scale_shift = shape(f"{starts[0]}.0.emb_layers.1.weight")[0] == 2 * widths[0]
-    learned = outputs == 2 * channels
-    if any(width % first for width in widths) or outputs not in (channels, 2 * channels) or channels > 4 or blocks < 1:
+    if outputs not in (channels, 2 * channels) or channels > 4 or inputs < 2 * levels:
         raise InputError(
-            f"{path}: not a U-Net that makes images from noise alone: {channels} channels in, {outputs} out, levels of "
-            f"{widths} channels after {first}"
+            f"{path}: not a U-Net that makes images from noise alone: {channels} channels in, {outputs} out, {levels} "
+            f"levels, {inputs} input blocks"
         )
-    model = UNet(
+    model = encoder(tensors, path, levels=levels, blocks=inputs // levels - 1)
+    model = dataclasses.replace(model, resample_in_block=bool(ups), resample_conv=not gaps)
+    classes = shape_of(tensors, "label_emb.weight", path, ndim=2)[0] if "label_emb.weight" in tensors else None
+    return model, classes, channels, outputs == 2 * channels
+
+
+def shape_of(tensors: Mapping[str, Any], name: str, path: Path, *, ndim: int) -> tuple[int, ...]:
+    """The shape of a tensor; `InputError` if there is none of so many dimensions."""
+    found = tensors.get(name)
+    if not isinstance(found, np.ndarray):
+        raise InputError(
+            f"{path}: no {name} in it; expected the state dict of a network of guided-diffusion (of a folder of "
+            "diffusers give the folder)"
+        )
+    if found.ndim != ndim:
+        raise InputError(f"{path}: {name} is {found.shape}, expected {ndim} dimensions")
+    return tuple(found.shape)
+
+
+def count_inputs(tensors: Mapping[str, Any]) -> int:
+    """How many input blocks there are, numbers that are left out among them."""
+    found = (re.match(r"input_blocks\.(\d{1,3})\.", str(name)) for name in tensors)
+    return 1 + max((int(number[1]) for number in found if number), default=0)
+
+
+def encoder(tensors: Mapping[str, Any], path: Path, *, levels: int, blocks: int) -> UNet:
+    """The network but for its heads and its way of resampling, from the first half of it."""
+    first, *_ = shape_of(tensors, "input_blocks.0.0.weight", path, ndim=4)
+    _, embedding = shape_of(tensors, "time_embed.0.weight", path, ndim=2)
+    starts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
+    widths = [shape_of(tensors, f"{start}.0.in_layers.2.weight", path, ndim=4)[0] for start in starts]
+    if any(width % first for width in widths):
+        raise InputError(f"{path}: levels of {widths} channels are no multiples of the first {first}; not supported")
+    return UNet(
         channels=first,
         embedding_channels=embedding,
         multipliers=tuple(width // first for width in widths),
         blocks=blocks,
         attention_levels=tuple(i for i, start in enumerate(starts) if f"{start}.1.qkv.weight" in tensors),
-        scale_shift=scale_shift,
-        resample_in_block=bool(ups),
-        resample_conv=not gaps,
+        scale_shift=shape_of(tensors, f"{starts[0]}.0.emb_layers.1.weight", path, ndim=2)[0] == 2 * widths[0],
         downsample_padding=(1, 1),
         least_group=1,
         freq_shift=0.0,
         cos_first=True,
         null_label=False,
     )
-    classes = shape("label_emb.weight")[0] if "label_emb.weight" in tensors else None
-    return model, classes, channels, learned
 
 
 _BLOCK = {
@@ -157,7 +175,7 @@ _BLOCK = {
 }
 
 
-def _places(model: UNet, *, new_order: bool) -> dict[str, Place]:
+def places_of(model: UNet, *, new_order: bool) -> dict[str, Place]:
     """Where each module's parameters are."""
     last, blocks = len(model.multipliers) - 1, model.blocks
     names = {

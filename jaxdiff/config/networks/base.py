@@ -1,7 +1,7 @@
 """What the settings of every network have."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 Rules = dict[str, tuple[bool, str]]
 """By field: whether its value will do, and what is expected."""
@@ -10,6 +10,9 @@ Rules = dict[str, tuple[bool, str]]
 @dataclasses.dataclass(frozen=True)
 class Model:
     """What every network has."""
+
+    forced_weight_norm: ClassVar[bool] = False
+    """Its kernels have no say in their norm, which training should keep; see jaxdiff.train.normalized."""
 
     network: str = ""
     """Which one it is; what follows are its own settings."""
