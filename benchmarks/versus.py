@@ -78,6 +78,7 @@ def torch_calls(net: Any, spec: Spec, batch: int, device: str, *, dtype: str, co
     precision = partial(torch.autocast, device, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def train() -> None:
+        net.train()
         t, eps = torch.randint(1000, (batch,), device=device), torch.randn_like(x0)
         a = alpha_bar[t, None, None, None]
         with precision():
@@ -91,6 +92,7 @@ def torch_calls(net: Any, spec: Spec, batch: int, device: str, *, dtype: str, co
         loss.item()
 
     def generate() -> None:
+        net.eval()
         scheduler = DDIMScheduler(timestep_spacing="trailing")
         scheduler.set_timesteps(STEPS)
         x = torch.randn_like(x0)
@@ -147,6 +149,7 @@ def agree(net: Any, loaded: pretrained.Pretrained) -> float:
     """The largest difference of one call, relative to the largest output: they must be the same network."""
     x = np.random.default_rng(0).standard_normal((2, *loaded.spec.image_shape)).astype(np.float32)
     labels = None if loaded.spec.num_classes is None else np.array([0, 1])
+    net.eval()
     with torch.no_grad():
         at = torch.tensor(np.moveaxis(x, -1, 1))
         y = net(at, torch.tensor([3, 500]), None if labels is None else torch.tensor(labels)).sample

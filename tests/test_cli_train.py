@@ -265,6 +265,7 @@ def test_compiled_programs_are_kept_in_the_user_s_cache(tmp_path):
 
 
 def test_recommended_flags_are_added_to_the_user_s_and_can_be_left_out(monkeypatch):
+    monkeypatch.setattr(flags, "PLUGINS", ())
     monkeypatch.setattr(flags, "RECOMMENDED", {flags.version(): {"xla_a": "1", "xla_b": "2"}})
 
     def found(**given):
@@ -279,6 +280,10 @@ def test_recommended_flags_are_added_to_the_user_s_and_can_be_left_out(monkeypat
     assert found(XLA_FLAGS="--xla_c=3 --xla_b=4") == "--xla_c=3 --xla_b=4 --xla_a=1"
     assert found(XLA_FLAGS="--xla_b_long=4") == "--xla_b_long=4 --xla_a=1 --xla_b=2"
     assert found(JAXDIFF_XLA_FLAGS="0") == ""
+    assert found(XLA_FLAGS="/a/file/of/flags") == "/a/file/of/flags"
+    monkeypatch.setattr(flags, "PLUGINS", ("json",))  # where another device's is installed
+    assert found() == ""
+    monkeypatch.setattr(flags, "PLUGINS", ())
     monkeypatch.setattr(flags, "RECOMMENDED", {(0, 1): {"xla_a": "1"}})
     assert found() == ""
 
@@ -290,3 +295,21 @@ def test_the_recommended_flags_exist():
     )
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_network_by_its_name_keeps_what_all_networks_have(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shared = "from jaxdiff.config import Config, UNet\nconfig = Config(model=UNet(dropout=0.25, remat=True))"
+    (tmp_path / "c.py").write_text(shared)
+    words = "--config c.py --model.network dit --model.width 24 --model.depth 1 --model.heads 2 --dry-run"
+    train_main(shlex.split(words))
+    said = {
+        line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("model.")
+    }
+    assert (said["model.network"], said["model.dropout"], said["model.remat"], said["model.width"]) == (
+        "dit", "0.25", "True", "24",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        train_main(shlex.split("--config c.py --model.network unett"))
+    assert stopped.value.code == 2
+    assert "unknown network 'unett'. Did you mean unet?" in capsys.readouterr().err

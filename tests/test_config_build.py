@@ -14,7 +14,7 @@ import pytest
 
 from jaxdiff import InputError, build, samplers, schedules, time_sampling
 from jaxdiff import config as configs
-from jaxdiff.config import Config, Diffusion, Log, Optim, Sample, Train, UNet
+from jaxdiff.config import Config, Diffusion, DiT, EDM2UNet, Log, NCSNpp, Optim, Sample, Train, UNet
 from jaxdiff.noise import fold_in, white_noise
 
 ROOT = Path(__file__).parents[1]
@@ -253,3 +253,31 @@ def test_every_field_is_documented_for_the_help():
         for field in dataclasses.fields(section):
             at = next(i for i, line in enumerate(source) if line.startswith(f"    {field.name}: "))
             assert source[at + 1].strip().startswith('"""'), field.name
+
+
+def test_another_network_is_another_experiment():
+    """Its settings have other names: only which one it is can be compared."""
+    assert configs.differences(Config(), Config(model=DiT())) == {"model.network": ("unet", "dit")}
+    assert configs.differences(Config(model=DiT()), Config(model=DiT(depth=3))) == {"model.depth": (12, 3)}
+
+
+@pytest.mark.parametrize("model", [EDM2UNet(), NCSNpp(embedding="fourier")])
+def test_a_network_that_is_told_logarithms_needs_a_preconditioning_that_tells_them(model):
+    with pytest.raises(InputError, match=r"told the logarithm of a noise level.*use edm or ve"):
+        configs.check(Config(model=model))
+    configs.check(Config(model=model, diffusion=Diffusion(schedule="edm", kind="F", preconditioning="edm")))
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("Config(model=Model(channels=4))", r"Give a network: UNet, "),
+        ("Config(model=DiT(chanels=4))", r"DiT has network, .*width"),
+        ("Config(model=UNet(chanels=4))", r"Did you mean channels\?"),
+        ("Config(model=None)", r"config.model: expected one of UNet\(...\), .*got None"),
+    ],
+)
+def test_a_config_file_with_a_wrong_network_is_told_the_right_names(tmp_path, line, hint):
+    (tmp_path / "c.py").write_text(f"from jaxdiff.config import Config, DiT, Model, UNet\nconfig = {line}\n")
+    with pytest.raises(InputError, match=hint):
+        configs.load(tmp_path / "c.py")

@@ -341,3 +341,10 @@ def test_settings_that_no_network_can_have(settings, message):
 @pytest.mark.parametrize("name", DIT_SIZES)
 def test_the_sizes_are_settings_too(name):
     config.check(config.Config(model=config.DiT(**DIT_SIZES[name], rotary=True)))
+
+
+@pytest.mark.parametrize(("field", "word"), [("mlp", "relu"), ("norm", "batch")])
+def test_unknown_words_are_refused(field, word):
+    net = DiT(width=24, depth=1, heads=2, **{field: word})
+    with pytest.raises(InputError, match=f"{field} '{word}'; expected one of "):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.zeros(1))

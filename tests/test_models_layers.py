@@ -11,7 +11,8 @@ import pytest
 from scipy import signal
 
 from jaxdiff import InputError
-from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm
+from jaxdiff.flops import multiply_adds
+from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm, convolve_double
 from jaxdiff.models.resampling import downsample, fir_downsample, fir_upsample, unshuffle, upfirdn, upsample
 from jaxdiff.noise import example_keys
 
@@ -107,6 +108,28 @@ def test_rms_norm_divides_by_the_root_mean_square():
     half = RMSNorm().apply(params, x.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("space", [(5,), (4, 6), (2, 3, 4), (1, 1)])
+def test_a_convolution_of_a_doubled_image_is_the_same_on_every_backend(space, monkeypatch):
+    """With its gradients, to the rounding of float64; on the CPU with fewer multiply-adds."""
+    x, kernel = rng.standard_normal((2, *space, 3)), rng.standard_normal((*(3,) * len(space), 3, 4))
+    seen = rng.standard_normal((2, *(2 * n for n in space), 4))
+    found, cost = [], []
+    with jax.enable_x64(True):
+        for backend in ("cpu", "gpu"):
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+
+            def loss(x, kernel):
+                return jnp.sum(jnp.asarray(seen) * convolve_double(x, kernel))
+
+            args = jnp.asarray(x), jnp.asarray(kernel)
+            found.append((convolve_double(*args), jax.grad(loss, (0, 1))(*args)))
+            cost.append(
+                multiply_adds(lambda x, kernel: convolve_double(x, kernel), *args)
+            )  # a new one: traces are kept
+    chex.assert_trees_all_close(*found, rtol=1e-12, atol=1e-12)
+    assert cost[0] == pytest.approx(cost[1] * (2 / 3) ** len(space), rel=1e-9)
 
 
 def softmax_attention(params, x, heads):

@@ -281,6 +281,7 @@ def test_what_is_no_unet_of_guided_diffusion_is_refused(tmp_path):
         ({n: v for n, v in tensors.items() if n[:3] != "out"}, "no out.2.weight"),
         (tensors | {"input_blocks.999999999.0.weight": np.zeros(1)}, "left over input_blocks.999999999.0.weight"),
         (tensors | {"out.2.weight": np.zeros((1, 8, 3, 3))}, "not a U-Net that makes images from noise alone"),
+        (tensors | {"input_blocks.0.0.weight": np.zeros((0, 1, 3, 3))}, "expected 4 dimensions, none of them 0"),
         (  # super-resolution: the picture to enlarge comes in too
             tensors | {"input_blocks.0.0.weight": np.zeros((8, 6, 3, 3)), "out.2.weight": np.zeros((6, 8, 3, 3))},
             "not a U-Net that makes images from noise alone: 6 channels in, 6 out",

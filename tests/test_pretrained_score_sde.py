@@ -135,6 +135,9 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="weights of score_sde do not say their sde: give the option sde"):
         pretrained.load(tmp_path / "m.pth", image_size=8)
 
+    _, _, other = checkpoint(tmp_path, block="ddpm")
+    refused("skip_rescale: .* give false for score_sde's ddpm", other)
+
     state, average = whole["model"], whole["ema"]["shadow_params"]
     weight = "module.all_modules.2.weight"
     refused("moving averages in it", whole | {"ema": {"shadow_params": average[1:]}})

@@ -111,7 +111,7 @@ def _sample(command: SampleCommand) -> None:
     _check_options(config, given, build.sampler(config, schedule))
     build.times(config.sample, schedule)
     warn_of_signal(schedule)
-    guide = _classifier(command, spec, schedule)
+    guide = _classifier(command, config, spec, schedule)
     labels = _labels(command, spec, given, guide)
 
     name, params = weights()
@@ -164,7 +164,9 @@ def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
         raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")
 
 
-def _classifier(command: SampleCommand, spec: build.Spec, schedule: Schedule) -> GuidedClassifier | None:
+def _classifier(
+    command: SampleCommand, config: Config, spec: build.Spec, schedule: Schedule
+) -> GuidedClassifier | None:
     """The one that guides, if it fits the network."""
     if command.classifier is None:
         if command.classifier_scale is not None or command.classifier_options:
@@ -173,7 +175,7 @@ def _classifier(command: SampleCommand, spec: build.Spec, schedule: Schedule) ->
     if not math.isfinite(1.0 if command.classifier_scale is None else command.classifier_scale):
         raise InputError(f"--classifier-scale {command.classifier_scale}: expected a number")
     guide = load_classifier(command.classifier, command.classifier_options)
-    guide.check(spec, schedule)
+    guide.check(spec, schedule, step_scale=config.diffusion.step_scale)
     return guide
 
 

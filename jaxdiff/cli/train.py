@@ -72,7 +72,8 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     settings = Config() if given.config is None else configs.load(given.config)
     if given.network is not None and given.network != settings.model.network:
         network = build.named(configs.NETWORKS, given.network, "network")
-        settings = dataclasses.replace(settings, model=network())
+        shared = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(configs.Model)}
+        settings = dataclasses.replace(settings, model=network(**shared | {"network": given.network}))
     loaded = None
     if given.init is not None:
         words = given.init_options

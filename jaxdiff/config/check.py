@@ -50,6 +50,13 @@ def check(config: Config) -> None:
             for part in name.split("."):
                 value = getattr(value, part)
             raise InputError(f"--{name} {value}: expected {expected}")
+    told = config.diffusion.preconditioning in ("edm", "ve")
+    if config.model.told_logarithms and not told:
+        raise InputError(
+            f"--model.network {config.model.network}, as it is set, is told the logarithm of a noise level, and "
+            "--diffusion.preconditioning "
+            f"{config.diffusion.preconditioning or '(none)'} tells it the number of a step; use edm or ve"
+        )
     if config.model.lora_rank and config.optim.frozen:
         raise InputError("--model.lora-rank and --optim.frozen: give one; an adaptation freezes everything else anyway")
     if not config.model.null_label and config.sample.guidance != 1:

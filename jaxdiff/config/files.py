@@ -45,13 +45,16 @@ def load(path: Path) -> Config:
 
 
 def _nearest_field(message: str) -> str:
-    """A hint where a config file gives an argument that no section has."""
-    wrong = re.search(r"unexpected keyword argument '(\w+)'", message)
-    fields = [f.name for f in dataclasses.fields(Config)]
-    for section in (Data, Diffusion, *NETWORKS.values(), Optim, Train, Sample, Log):
-        fields += [f.name for f in dataclasses.fields(section)]
-    near = difflib.get_close_matches(wrong[1], fields, n=1) if wrong else []
-    return f". Did you mean {near[0]}?" if near else ""
+    """A hint where a config file gives an argument that a section has not."""
+    wrong = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if wrong and wrong[1] == "Model":
+        return f". Give a network: {', '.join(network.__name__ for network in NETWORKS.values())}"
+    sections = {s.__name__: s for s in (Config, Data, Diffusion, *NETWORKS.values(), Optim, Train, Sample, Log)}
+    if not wrong or wrong[1] not in sections:
+        return ""
+    own = [f.name for f in dataclasses.fields(sections[wrong[1]])]
+    near = difflib.get_close_matches(wrong[2], own, n=1)
+    return f". Did you mean {near[0]}?" if near else f". {wrong[1]} has {', '.join(own)}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -74,10 +77,11 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def _from_dict(values: dict[str, Any]) -> Config:
     read = partial(dacite.from_dict, config=dacite.Config(cast=[tuple], type_hooks={float: _as_float}, strict=True))
-    model = dict(values.get("model", {}))
-    name = model.get("network", "unet")  # runs of version 0.1 have no other
+    model = values.get("model", {})
+    name = model.get("network", "unet") if isinstance(model, dict) else model  # runs of version 0.1 have no other
     if name not in NETWORKS:
-        raise InputError(f"model.network {name!r}: there are {', '.join(NETWORKS)}")
+        known = ", ".join(f"{network.__name__}(...)" for network in NETWORKS.values())
+        raise InputError(f"config.model: expected one of {known}; got {name!r}")
     try:
         network = read(NETWORKS[name], model)
     except dacite.DaciteFieldError as error:
@@ -109,6 +113,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     >>> differences(Config(), Config(seed=1, train=Train(steps=7)))
     {'seed': (0, 1)}
     """
+    if old.model.network != new.model.network:  # whose settings are others, and cannot be compared
+        return {"model.network": (old.model.network, new.model.network)}
     a, b = flatten(to_dict(old)), flatten(to_dict(new))
     free = [name for name in a if any(name == f or name.startswith(f + ".") for f in FREE_ON_RESUME)]
     return {name: (a[name], b[name]) for name in a if a[name] != b[name] and name not in free}

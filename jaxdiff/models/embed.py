@@ -198,6 +198,16 @@ def time_and_label(
     return jnp.asarray(emb)
 
 
+def check_words(network: str, given: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> None:
+    """Raise `InputError` for an argument that is none of its words.
+
+    >>> check_words("DiT", {"norm": "rms"}, {"norm": ("layer", "rms")})
+    """
+    for name, word in given.items():
+        if word not in known[name]:
+            raise InputError(f"{network}: {name} {word!r}; expected one of {', '.join(known[name])}")
+
+
 def conditions(
     x: Array, cond: Mapping[str, Array] | None, *, num_classes: int | None, network: str
 ) -> tuple[Array, Array | None]:

@@ -3,6 +3,7 @@
 They take sequences `[B, L, C]`, images `[B, H, W, C]` and videos `[B, T, H, W, C]` alike.
 """
 
+import itertools
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.models.resampling import upsample
 from jaxdiff.noise import per_example
 from jaxdiff.typing import Array, InputError
 
@@ -36,20 +38,24 @@ def conv(
     stride: int = 1,
     padding: Any = "SAME",
     zero: bool = False,
+    double: bool = False,
     name: str | None = None,
 ) -> Array:
     """A convolution, `width` in each dimension of space, that keeps the size, or divides it by `stride`; `zero`:
-    starting at 0."""
+    starting at 0; `double`: of `upsample(x)`."""
     space = x.ndim - 2
-    kernel_init = init_zero if zero else init_default
-    layer = nn.Conv(
-        channels, (width,) * space, (stride,) * space, padding=padding, dtype=dtype, kernel_init=kernel_init, name=name
-    )
-    return jnp.asarray(layer(x))
+    layer = partial(
+        nn.Conv, channels, (width,) * space, (stride,) * space, padding=padding, dtype=dtype,
+        kernel_init=init_zero if zero else init_default, name=name,
+    )  # fmt: skip
+    if double and width == 3:
+        return jnp.asarray(layer(conv_general_dilated=lambda x, kernel, *args, **more: convolve_double(x, kernel))(x))
+    return jnp.asarray(layer()(upsample(x) if double else x))
 
 
-def convolve(x: Array, kernel: Array) -> Array:
-    """The convolution of `x [B, ..., C]` with a kernel `[width.., C, channels]` that is at hand, keeping the size.
+def convolve(x: Array, kernel: Array, *, padding: Any = "SAME") -> Array:
+    """The convolution of `x [B, ..., C]` with a kernel `[width.., C, channels]` that is at hand, by default keeping the
+    size.
 
     >>> convolve(jnp.ones((1, 4, 1)), jnp.ones((3, 1, 2)))[0, :, 0].tolist()
     [2.0, 3.0, 3.0, 2.0]
@@ -57,7 +63,36 @@ def convolve(x: Array, kernel: Array) -> Array:
     n = kernel.ndim - 2
     space = tuple(range(1, n + 1))
     dimensions = jax.lax.ConvDimensionNumbers((0, n + 1, *space), (n + 1, n, *range(n)), (0, n + 1, *space))
-    return jax.lax.conv_general_dilated(x, kernel, (1,) * n, "SAME", dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(x, kernel, (1,) * n, padding, dimension_numbers=dimensions)
+
+
+def convolve_double(x: Array, kernel: Array) -> Array:
+    """`convolve(upsample(x), kernel)` for a kernel 3 wide.
+
+    On CPUs with fewer sums: each point of the result is a sum over two points of x in each dimension, since of three
+    points in a row of `upsample(x)` two are the same. Those at even places see x_{i-1} and x_i, by the kernel's taps
+    w_0 and w_1 + w_2; those at odd places x_i and x_{i+1}, by w_0 + w_1 and w_2.
+
+    >>> convolve_double(jnp.arange(1.0, 3.0).reshape(1, 2, 1), jnp.ones((3, 1, 1))).ravel().tolist()
+    [2.0, 4.0, 5.0, 4.0]
+    """
+    if jax.default_backend() != "cpu":
+        return convolve(upsample(x), kernel)
+    n = kernel.ndim - 2
+
+    def sums(kernel: Array, axis: int, place: int) -> Array:
+        w0, w1, w2 = (jax.lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in range(3))
+        return jnp.concatenate([w0 + w1, w2] if place else [w0, w1 + w2], axis)
+
+    parts = []
+    for places in itertools.product((0, 1), repeat=n):
+        small = kernel
+        for axis, place in enumerate(places):
+            small = sums(small, axis, place)
+        parts.append(convolve(x, small, padding=[(1 - place, place) for place in places]))
+    y = jnp.stack(parts, axis=-2).reshape(*x.shape[:-1], *(2,) * n, -1)
+    between = [axis for i in range(1, n + 1) for axis in (i, i + n)]
+    return y.transpose(0, *between, 2 * n + 1).reshape(x.shape[0], *(2 * size for size in x.shape[1:-1]), -1)
 
 
 def group_count(channels: int, *, groups: int, least: int = 2) -> int:
@@ -75,8 +110,9 @@ class GroupNorm(nn.Module):
     float32 or better.
 
     Each channel is reduced over space first and the groups are combined from those `[B, C]` means, which on CPU is
-    several times faster than reducing over the groups of the full array. The mean is subtracted before squares are
-    taken, so that a mean far larger than the deviation costs no accuracy.
+    several times faster than reducing over the groups of the full array. One reading of x yields its sum and that of
+    its squares; what is squared is the difference from the mean of the first row, so that a mean far larger than the
+    deviation costs no accuracy.
 
     Attributes:
       groups: the number of groups; used is `group_count`.
@@ -104,10 +140,14 @@ class GroupNorm(nn.Module):
             return jnp.broadcast_to(m, (m.shape[0], groups, channels // groups)).reshape(-1, *ones, channels)
 
         h = x.astype(precision)
-        h = h - per_group(h.mean(space))
-        factor = jax.lax.rsqrt(per_group(jnp.square(h).mean(space)) + self.eps)
+        near = jax.lax.stop_gradient(h[:, :1].mean(space, keepdims=True))  # any constant gives the same result
+        means, squares = ((h - near).mean(space), jnp.square(h - near).mean(space))
+        mean = per_group(means + near.reshape(means.shape))
+        from_group = means - (mean - near).reshape(means.shape)
+        variance = per_group(squares - jnp.square(means) + jnp.square(from_group))
         scale, bias = (p.astype(precision).reshape(1, *ones, -1) for p in (scale, bias))
-        return (h * (factor * scale) + bias).astype(x.dtype)
+        factor = jax.lax.rsqrt(jnp.maximum(variance, 0) + self.eps) * scale
+        return (h * factor + (bias - mean * factor)).astype(x.dtype)
 
 
 def normalised(x: Array, *, centre: bool, eps: float = 1e-6) -> Array:
@@ -315,8 +355,8 @@ class ResBlock(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
         resample = self.resample or (lambda y: y)
 
-        h = resample(nn.silu(self.norm(name="norm1")(x)))
-        h = conv(h, self.channels, dtype=self.dtype, name="conv1")
+        h, doubles = nn.silu(self.norm(name="norm1")(x)), self.resample is upsample
+        h = conv(h if doubles else resample(h), self.channels, double=doubles, dtype=self.dtype, name="conv1")
         emb = dense((2 if self.scale_shift else 1) * self.channels, name="emb")(nn.silu(emb))
         emb = emb.reshape(emb.shape[0], *(1,) * (x.ndim - 2), -1)
         if self.scale_shift:

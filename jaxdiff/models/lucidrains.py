@@ -21,7 +21,7 @@ from jaxdiff.models.layers import (
     wide,
 )
 from jaxdiff.models.levels import check_size
-from jaxdiff.models.resampling import unshuffle, upsample
+from jaxdiff.models.resampling import unshuffle
 from jaxdiff.typing import Array, InputError
 
 # x / |x| * sqrt(channels) for all but vectors of zeros, which stay what they are.
@@ -164,7 +164,7 @@ class LucidrainsUNet(nn.Module):
             for i in range(2):
                 h = block(below, name=f"up_{level}_{i}")(jnp.concatenate([h, skips.pop()], axis=-1), emb, key)
             h = attention(h, f"up_{level}", linear=level not in full)
-            h = conv(upsample(h) if level > 0 else h, above, dtype=self.dtype, name=f"up_{level}")
+            h = conv(h, above, double=level > 0, dtype=self.dtype, name=f"up_{level}")
 
         h = block(first, name="last")(jnp.concatenate([h, start], axis=-1), emb, key)
         precise = wide(self.dtype)

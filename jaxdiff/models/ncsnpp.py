@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions, fourier, normal_frequencies, sinusoidal
+from jaxdiff.models.embed import check_words, conditions, fourier, normal_frequencies, sinusoidal
 from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, scaled, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import FIR, downsample, fir_downsample, fir_upsample, upfirdn, upsample
@@ -119,7 +119,7 @@ class NCSNpp(nn.Module):
         def conv_larger(h: Array, channels: int, name: str) -> Array:
             if self.fir:
                 return plain(fir_upsample(h, more=1), channels, padding="VALID", name=name)
-            return plain(upsample(h), channels, name=name)
+            return plain(h, channels, double=True, name=name)
 
         def attend(h: Array, name: str) -> Array:
             return Attention(norm=norm, dtype=self.dtype, factor=factor, name=name)(h)
@@ -190,9 +190,7 @@ class NCSNpp(nn.Module):
         return jnp.asarray(dense(name="time_2")(nn.silu(dense(name="time_1")(emb))))
 
     def _check(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"NCSNpp: {name} {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        check_words("NCSNpp", {name: getattr(self, name) for name in CHOICES}, CHOICES)
         if self.frequencies is not None and len(self.frequencies) != self.channels:
             raise InputError(
                 f"NCSNpp: {len(self.frequencies)} frequencies; expected as many as channels, {self.channels}"

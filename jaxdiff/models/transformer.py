@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import grid_positions, rotary_angles
+from jaxdiff.models.embed import check_words, grid_positions, rotary_angles
 from jaxdiff.models.layers import Attention, Dropout, init_default, init_zero, normalised
 from jaxdiff.noise import fold_in, per_example
 from jaxdiff.typing import Array, InputError
@@ -61,6 +61,10 @@ def modulated(x: Array, shift: Array, scale: Array, *, norm: str = "layer", eps:
     return (h * (1 + scale) + shift).astype(x.dtype)
 
 
+CHOICES = {"mlp": ("gelu", "swiglu"), "norm": ("layer", "rms")}
+"""What the arguments in words may be."""
+
+
 class TransformerBlock(nn.Module):
     """A block of DiT, which starts as the identity (adaLN-zero):
 
@@ -93,6 +97,7 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array, key: Array | None = None, angles: Array | None = None) -> Array:
         """x `[B, positions, C]`, emb `[B, C']`; keys `[B]` of dropout; angles of rotary positions, for `Attention`."""
+        check_words("transformer", {"mlp": self.mlp, "norm": self.norm}, CHOICES)
         channels = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
         modulation = nn.Dense(6 * channels, dtype=self.dtype, kernel_init=init_zero, name="modulation")(nn.silu(emb))

@@ -110,8 +110,9 @@ class UNet(nn.Module):
             channels = self.multipliers[level] * self.channels
             if self.resample_in_block:
                 return residual(self, h, emb, key, channels=channels, resample=upsample, name=name)
-            h = upsample(h)
-            return conv(h, channels, dtype=self.dtype, name=name) if self.resample_conv else h
+            if self.resample_conv:
+                return conv(h, channels, double=True, dtype=self.dtype, name=name)
+            return upsample(h)
 
         h = ascend(
             h, skips, levels=levels, blocks=self.blocks, double=double,

@@ -110,7 +110,7 @@ def _network(
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         found = tensors.get(name)
-        if not isinstance(found, np.ndarray) or found.ndim != dims:
+        if not isinstance(found, np.ndarray) or found.ndim != dims or 0 in found.shape:
             raise InputError(f"{path}: no {name} of {dims} dimensions in it; expected the state dict of a DiT")
         return tuple(found.shape)
 

@@ -40,7 +40,7 @@ class GuidedClassifier:
         """The number of labels."""
         return int(self.network.num_classes)
 
-    def check(self, spec: build.Spec, schedule: Schedule) -> None:
+    def check(self, spec: build.Spec, schedule: Schedule, *, step_scale: float = 1.0) -> None:
         """Raise `InputError` where it cannot guide a network of this schedule, for these images and labels."""
         height, width, channels = spec.image_shape
         first = self.params["params"]["conv_in"]["kernel"].shape[2]
@@ -57,6 +57,11 @@ class GuidedClassifier:
             raise InputError(
                 f"the classifier is told steps of a table of {self.T}, and the network's schedule has {found}; both "
                 "must have been trained on the same table (the classifier's option diffusion_steps is its length)"
+            )
+        if step_scale != 1:
+            raise InputError(
+                f"the network is told the step's number times {step_scale:g} (rescale_timesteps), and the classifier "
+                "is told the number itself: not supported"
             )
 
     def log_prob(self, labels: Array, params: PyTree | None = None) -> Model:

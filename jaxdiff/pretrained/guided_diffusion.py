@@ -131,8 +131,8 @@ def shape_of(tensors: Mapping[str, Any], name: str, path: Path, *, ndim: int) ->
             f"{path}: no {name} in it; expected the state dict of a network of guided-diffusion (of a folder of "
             "diffusers give the folder)"
         )
-    if found.ndim != ndim:
-        raise InputError(f"{path}: {name} is {found.shape}, expected {ndim} dimensions")
+    if found.ndim != ndim or 0 in found.shape:
+        raise InputError(f"{path}: {name} is {found.shape}, expected {ndim} dimensions, none of them 0")
     return tuple(found.shape)
 
 

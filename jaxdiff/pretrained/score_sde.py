@@ -32,7 +32,7 @@ def load_score_sde(
     sde: Literal["vp", "subvp", "ve"],
     continuous: bool = True,
     fir: bool | None = None,
-    skip_rescale: bool = True,
+    skip_rescale: bool | None = None,
 ) -> Pretrained:
     """The network of a checkpoint, with the moving average of its parameters. A state dict alone is taken as it is.
 
@@ -50,7 +50,8 @@ def load_score_sde(
       continuous: False of a VP network that was trained at the 1,000 steps of DDPM's table.
       fir: whether it resamples by the filter [1, 3, 3, 1]. Default: as the names of its convolutions say; if it has
         none that resample, as the published networks, which do with a progressive input or output, and not without.
-      skip_rescale: sums of two branches are divided by sqrt(2).
+      skip_rescale: sums of two branches are divided by sqrt(2). Default: true of networks with resampling in their
+        blocks, or with a progressive input or output; of others it must be given (false of those that it calls `ddpm`).
 
     Raises:
       InputError: a broken file, one with more in it than tensors, the weights of another network, or of a VE network
@@ -61,7 +62,7 @@ def load_score_sde(
     path = Path(path)
     check_whole("image_size", image_size)
     check_choice("sde", sde, ("vp", "subvp", "ve"))
-    for name, flag in {"continuous": continuous, "fir": fir or False, "skip_rescale": skip_rescale}.items():
+    for name, flag in {"continuous": continuous, "fir": fir or False, "skip_rescale": skip_rescale or False}.items():
         require(isinstance(flag, bool), f"{name}: expected true or false, got {flag!r}")
     require(
         continuous or sde == "vp", f"continuous: of {sde} only networks that were trained in continuous time are known"
@@ -142,7 +143,7 @@ def _kinds(state: State) -> dict[int, str]:
 
 
 def _network(
-    state: State, frequencies: np.ndarray | None, image_size: int, *, fir: bool | None, skip_rescale: bool
+    state: State, frequencies: np.ndarray | None, image_size: int, *, fir: bool | None, skip_rescale: bool | None
 ) -> tuple[NCSNpp, int]:
     """The network and the channels of its pictures."""
     kinds = _kinds(state)
@@ -185,6 +186,11 @@ def _network(
         raise InputError(f"fir {str(fir).lower()}: its convolutions that resample are named otherwise")
     if fir is None:
         fir = said == ["fir_conv"] if said else (progressive_input, progressive) != ("none", "none")
+    require(
+        biggan or (progressive_input, progressive) != ("none", "none") or skip_rescale is not None,
+        "skip_rescale: without resampling in its blocks the file does not show whether sums are divided by sqrt(2); "
+        "give false for score_sde's ddpm, true for its ncsnpp",
+    )
     widths = [level[-1][1] for level in levels]
     require(all(n % width == 0 for n in widths), f"its levels of {widths} channels are no multiples of {width}")
     model = NCSNpp(
@@ -200,7 +206,7 @@ def _network(
         fir=fir,
         progressive_input=progressive_input,
         progressive=progressive,
-        skip_rescale=skip_rescale,
+        skip_rescale=skip_rescale is not False,
         null_label=False,
     )
     return model, channels

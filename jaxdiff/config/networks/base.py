@@ -27,6 +27,11 @@ class Model:
     lora_rank: int = 0
     """Train a low-rank adaptation of the attention alone, of this rank; 0: train everything (but optim.frozen)."""
 
+    @property
+    def told_logarithms(self) -> bool:
+        """It is told the logarithm of a noise level, not a step's number: it needs a preconditioning that does so."""
+        return False
+
     def rules(self) -> Rules:
         """What the fields of this network may be."""
         return {

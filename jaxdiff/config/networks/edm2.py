@@ -31,6 +31,10 @@ class EDM2UNet(Model):
     label_balance: float = 0.5
     """Share of the label in the embedding."""
 
+    @property
+    def told_logarithms(self) -> bool:
+        return True
+
     def rules(self) -> Rules:
         share = "a share from 0 to 1"
         return super().rules() | {

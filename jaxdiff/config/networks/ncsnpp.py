@@ -38,6 +38,10 @@ class NCSNpp(Model):
     skip_rescale: bool = True
     """Divide sums of two branches by sqrt(2)."""
 
+    @property
+    def told_logarithms(self) -> bool:
+        return self.embedding == "fourier"
+
     def rules(self) -> Rules:
         own = self.frequencies
         return super().rules() | {
