@@ -195,6 +195,8 @@ def test_it_guides_a_denoiser(file):
 def test_whom_it_cannot_guide(file):
     classifier = load_guided_classifier(file, num_head_channels=8)
     table = schedules.linear(1000)
+    with pytest.raises(InputError, match=r"told the step's number times 0.25 \(rescale_timesteps\)"):
+        classifier.check(SPEC, table, step_scale=0.25)
     classifier.check(SPEC, table)
     classifier.check(build.Spec((8, 8, 3), 5), table)
     anywhere = dataclasses.replace(classifier, image_size=None)

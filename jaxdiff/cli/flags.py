@@ -6,11 +6,11 @@ import os
 
 from jaxlib.version import __version__
 
-# On CPUs, YNNPACK in jaxlib 0.10 runs convolutions with up to 64 output channels on one core; Eigen takes them all.
 PLUGINS = ("libtpu", "jax_plugins")
 """What other devices than CPUs come with."""
 
 RECOMMENDED = {
+    # YNNPACK runs convolutions with up to 64 output channels on one core; Eigen, which takes them instead, on all.
     (0, 10): {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
 }
 """By the first two numbers of the version of jaxlib."""

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions, time_and_label
+from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import init_default, init_zero, wide
 from jaxdiff.models.transformer import modulated, patches, transformer, unpatches
 from jaxdiff.typing import Array
@@ -99,10 +99,12 @@ class DiT(nn.Module):
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="DiT")
         precision = wide(self.dtype)
 
-        emb = time_and_label(
-            c_noise, labels, channels=TIME_CHANNELS, freq_shift=self.freq_shift, cos_first=True, width=self.width,
-            rows=(self.num_classes or 0) + self.null_label, init=nn.initializers.normal(0.02), dtype=self.dtype,
-        )  # fmt: skip
+        small = nn.initializers.normal(0.02)
+        emb = sinusoidal(c_noise, channels=TIME_CHANNELS, freq_shift=self.freq_shift, cos_first=True)
+        emb = time_mlp(emb, width=self.width, dtype=self.dtype, init=small)
+        emb = with_label(
+            emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype, init=small
+        )
 
         dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=init_default, name="patch")
         h = dense(patches(x.astype(self.dtype), self.patch))

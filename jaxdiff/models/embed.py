@@ -1,7 +1,7 @@
 """Embeddings of numbers, and the conditions of a network."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.linear import default_embed_init
 
-from jaxdiff.models.layers import wide
+from jaxdiff.models.layers import init_default, wide
 from jaxdiff.typing import Array, InputError
 
 
@@ -162,40 +163,34 @@ def rotary_angles(grid: Sequence[int], *, channels: int, heads: int) -> Array:
     return jnp.asarray(np.concatenate(grid_angles(grid, pairs=size // 2), axis=-1))
 
 
-def time_and_label(
-    c_noise: Array,
+def time_mlp(
+    features: Array,
+    *,
+    width: int,
+    dtype: Any,
+    init: nn.initializers.Initializer = init_default,
+    act: Callable[[Array], Array] = nn.silu,
+) -> Array:
+    """`W act(V features)`, `[B, width]`, of an embedding of the time, within the module that calls it."""
+    dense = partial(nn.Dense, width, dtype=dtype, kernel_init=init)
+    return jnp.asarray(dense(name="time_2")(act(dense(name="time_1")(features))))
+
+
+def with_label(
+    emb: Array,
     labels: Array | None,
     *,
-    channels: int,
-    width: int,
-    rows: int,
-    init: nn.initializers.Initializer,
+    num_classes: int | None,
+    null_label: bool,
     dtype: Any,
-    freq_shift: float = 1.0,
-    cos_first: bool = False,
+    init: nn.initializers.Initializer = default_embed_init,
 ) -> Array:
-    """The embedding that modulates a network, within the module that calls it: `W silu(V sinusoidal(c_noise)) + label`.
-
-    Args:
-      c_noise: `[B]`.
-      labels: int32 `[B]`, or None.
-      channels: of the sinusoidal embedding.
-      width: of the result.
-      rows: the number of labels, the null label among them.
-      init: draws the parameters, but for the biases.
-      dtype: of the computation.
-      freq_shift: see `sinusoidal`.
-      cos_first: likewise.
-
-    Returns:
-      `[B, width]`.
-    """
-    dense = partial(nn.Dense, width, dtype=dtype, kernel_init=init)
-    emb = sinusoidal(c_noise, channels=channels, freq_shift=freq_shift, cos_first=cos_first)
-    emb = dense(name="time_2")(nn.silu(dense(name="time_1")(emb)))
-    if labels is not None:
-        emb = emb + nn.Embed(rows, width, dtype=dtype, embedding_init=init, name="label")(labels)
-    return jnp.asarray(emb)
+    """The embedding `[B, width]` plus a row for each label, if there are any, within the module that calls it. With
+    `null_label` there is a row more, the last."""
+    if labels is None or num_classes is None:
+        return emb
+    rows = nn.Embed(num_classes + null_label, emb.shape[-1], dtype=dtype, embedding_init=init, name="label")
+    return jnp.asarray(emb + rows(labels))
 
 
 def check_words(network: str, given: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> None:

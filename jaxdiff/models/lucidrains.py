@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import Fourier, conditions, sinusoidal
+from jaxdiff.models.embed import Fourier, conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import (
     Attention,
     Dropout,
@@ -134,12 +134,9 @@ class LucidrainsUNet(nn.Module):
                 norm_out=_norm if linear else None, name=f"{name}_attention",
             )(h)  # fmt: skip
 
-        emb = self._time(c_noise)
-        emb = nn.gelu(dense(4 * self.channels, name="time_1")(emb), approximate=False)
-        emb = dense(4 * self.channels, name="time_2")(emb)
-        if labels is not None:
-            rows = (self.num_classes or 0) + self.null_label
-            emb = emb + nn.Embed(rows, 4 * self.channels, dtype=self.dtype, name="label")(labels)
+        gelu = partial(nn.gelu, approximate=False)
+        emb = time_mlp(self._time(c_noise), width=4 * self.channels, dtype=self.dtype, act=gelu)
+        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
 
         first = self.first_channels or self.channels
         start = h = conv(x.astype(self.dtype), first, width=7, dtype=self.dtype, name="conv_in")

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import check_words, conditions, fourier, normal_frequencies, sinusoidal
+from jaxdiff.models.embed import check_words, conditions, fourier, normal_frequencies, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, scaled, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import FIR, downsample, fir_downsample, fir_upsample, upfirdn, upsample
@@ -183,11 +183,8 @@ class NCSNpp(nn.Module):
             emb = fourier(c_noise, drawn if self.frequencies is None else self.frequencies)
         else:
             emb = sinusoidal(c_noise, channels=self.channels)
-        dense = partial(nn.Dense, 4 * self.channels, dtype=self.dtype, kernel_init=init_default)
-        if labels is not None:
-            rows = (self.num_classes or 0) + self.null_label
-            emb = emb + nn.Embed(rows, emb.shape[-1], dtype=emb.dtype, name="label")(labels)
-        return jnp.asarray(dense(name="time_2")(nn.silu(dense(name="time_1")(emb))))
+        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=emb.dtype)
+        return time_mlp(emb, width=4 * self.channels, dtype=self.dtype)
 
     def _check(self) -> None:
         check_words("NCSNpp", {name: getattr(self, name) for name in CHOICES}, CHOICES)

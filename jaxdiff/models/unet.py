@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions, sinusoidal
-from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, wide
+from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
+from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.typing import Array
@@ -101,9 +101,7 @@ class UNet(nn.Module):
         check_size(size, levels=levels, network="UNet")
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="UNet")
         emb = embed_time(self, c_noise)
-        if labels is not None:
-            rows = (self.num_classes or 0) + self.null_label
-            emb = emb + nn.Embed(rows, emb.shape[-1], dtype=self.dtype, name="label")(labels)
+        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
         h, skips = encode(self, x, emb, key)
 
         def double(h: Array, level: int, name: str) -> Array:
@@ -134,9 +132,8 @@ def norm(net: UNet) -> Callable[..., nn.Module]:
 def embed_time(net: UNet, c_noise: Array) -> Array:
     """`[B]` -> what the blocks get of it, `[B, 4 embedding_channels]`."""
     width = net.embedding_channels or net.channels
-    dense = partial(nn.Dense, 4 * width, dtype=net.dtype, kernel_init=init_default)
-    emb = sinusoidal(c_noise, channels=width, freq_shift=net.freq_shift, cos_first=net.cos_first)
-    return jnp.asarray(dense(name="time_2")(nn.silu(dense(name="time_1")(emb))))
+    features = sinusoidal(c_noise, channels=width, freq_shift=net.freq_shift, cos_first=net.cos_first)
+    return time_mlp(features, width=4 * width, dtype=net.dtype)
 
 
 def residual(

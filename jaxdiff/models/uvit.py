@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions, time_and_label
+from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import downsample, upsample
@@ -98,10 +98,9 @@ class UViT(nn.Module):
         *size, in_channels = x.shape[1:]
         check_size(size, levels=len(self.multipliers), network="UViT", patch=self.patch)
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="UViT")
-        emb = time_and_label(
-            c_noise, labels, channels=self.channels, width=4 * self.channels,
-            rows=(self.num_classes or 0) + self.null_label, init=init_default, dtype=self.dtype,
-        )  # fmt: skip
+        emb = sinusoidal(c_noise, channels=self.channels)
+        emb = time_mlp(emb, width=4 * self.channels, dtype=self.dtype)
+        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
 
         norm = partial(GroupNorm, self.groups)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
