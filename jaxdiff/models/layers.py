@@ -140,7 +140,8 @@ class GroupNorm(nn.Module):
             return jnp.broadcast_to(m, (m.shape[0], groups, channels // groups)).reshape(-1, *ones, channels)
 
         h = x.astype(precision)
-        near = jax.lax.stop_gradient(h[:, :1].mean(space, keepdims=True))  # any constant gives the same result
+        row = h[:, :1] if space else h
+        near = jax.lax.stop_gradient(row.mean(space, keepdims=True))  # any constant gives the same result
         means, squares = ((h - near).mean(space), jnp.square(h - near).mean(space))
         mean = per_group(means + near.reshape(means.shape))
         from_group = means - (mean - near).reshape(means.shape)
