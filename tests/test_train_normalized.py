@@ -15,7 +15,7 @@ from test_cli_train import fails
 from jaxdiff import InputError, build, runs
 from jaxdiff import config as configs
 from jaxdiff.cli import train_main
-from jaxdiff.config import Config, EDM2UNet, Optim, UNet
+from jaxdiff.config import Config, Diffusion, EDM2UNet, Optim, UNet
 from jaxdiff.models import lora
 from jaxdiff.models.magnitude import CosineAttention
 from jaxdiff.train import init_state, train_step
@@ -95,7 +95,8 @@ def test_kernels_of_another_norm_are_brought_to_it():
 @pytest.mark.parametrize("forced", [None, False, True])
 def test_the_setting(model, forced):
     """By default it is on where the network does not depend on its kernels' norms, which the others may not ask for."""
-    config = Config(model=model, optim=Optim(learning_rate=0.1, warmup=0, clip=0.0, forced_weight_norm=forced))
+    optim = Optim(learning_rate=0.1, warmup=0, clip=0.0, forced_weight_norm=forced)
+    config = Config(model=model, optim=optim, diffusion=Diffusion(schedule="edm", kind="F", preconditioning="edm"))
     if model is not SMALL and forced:
         with pytest.raises(
             InputError, match="--optim.forced_weight_norm True: expected False with --model.network unet"
