@@ -107,15 +107,7 @@ class EDM2UNet(nn.Module):
     def __call__(
         self, x: Array, c_noise: Array, cond: Mapping[str, Array] | None = None, *, key: Array | None = None
     ) -> Array:
-        """Apply the network.
-
-        Args:
-          x: `[B, ..., C]`, of unit variance.
-          c_noise: `[B]`, log(sigma) / 4.
-          cond: `label` int32 `[B]` in 0..num_classes where the network has classes; `image` `[B, ..., C']` to be
-            concatenated to x as further channels.
-          key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
-        """
+        """Apply the network, as `UNet.__call__`; c_noise is log(sigma) / 4."""
         *size, in_channels = x.shape[1:]
         levels = len(self.multipliers)
         check_size(size, levels=levels, network="EDM2UNet")

@@ -86,15 +86,7 @@ class UViT(nn.Module):
     def __call__(
         self, x: Array, c_noise: Array, cond: Mapping[str, Array] | None = None, *, key: Array | None = None
     ) -> Array:
-        """Apply the network.
-
-        Args:
-          x: `[B, ..., C]`.
-          c_noise: `[B]`, what says how noisy x is: a step number, or a scaled time.
-          cond: `label` int32 `[B]` in 0..num_classes where the network has classes; `image` `[B, ..., C']` to be
-            concatenated to x as further channels.
-          key: keys `[B]`, one per example, or one that stands for them: dropout is on. None: off.
-        """
+        """Apply the network, as `UNet.__call__`."""
         *size, in_channels = x.shape[1:]
         check_size(size, levels=len(self.multipliers), network="UViT", patch=self.patch)
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="UViT")
