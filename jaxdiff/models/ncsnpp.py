@@ -87,7 +87,7 @@ class NCSNpp(nn.Module):
     def __call__(
         self, x: Array, c_noise: Array, cond: Mapping[str, Array] | None = None, *, key: Array | None = None
     ) -> Array:
-        """Apply the network, as `UNet.__call__`; c_noise is a step, or the logarithm of a noise level: see `embedding`."""
+        """Apply the network, as `UNet.__call__`; what c_noise is, `embedding` says."""
         self._check()
         *size, in_channels = x.shape[1:]
         last = len(self.multipliers) - 1
