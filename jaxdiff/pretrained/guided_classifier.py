@@ -15,7 +15,7 @@ from jaxdiff.denoise import at_steps
 from jaxdiff.pretrained.guided_diffusion import count_inputs, encoder, places_of, shape_of
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
-from jaxdiff.schedules import Discrete, check_whole, require
+from jaxdiff.schedules import Discrete, check_flags, check_whole, require
 from jaxdiff.typing import Array, InputError, Model, PyTree, Schedule
 
 
@@ -114,10 +114,7 @@ def load_guided_classifier(
     numbers = {"num_head_channels": num_head_channels, "diffusion_steps": diffusion_steps}
     for name, value in (numbers | ({} if classifier_depth is None else {"classifier_depth": classifier_depth})).items():
         check_whole(name, value)
-    require(
-        isinstance(use_new_attention_order, bool),
-        f"use_new_attention_order: expected true or false, got {use_new_attention_order!r}",
-    )
+    check_flags(use_new_attention_order=use_new_attention_order)
     tensors = read_weights(path)
     if any(str(name).startswith("output_blocks.") for name in tensors):
         raise InputError(f"{path}: a network of guided-diffusion that makes images, not a classifier of them")

@@ -17,7 +17,7 @@ from jaxdiff.config import Config, Diffusion, Sample, UNet
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
-from jaxdiff.schedules import check_choice, check_whole, require
+from jaxdiff.schedules import check_choice, check_flags, check_whole, require
 from jaxdiff.typing import InputError
 
 
@@ -60,9 +60,12 @@ def load_guided_diffusion(
         check_whole(name, value)
     check_whole("num_head_channels", num_head_channels, -1)
     check_choice("noise_schedule", noise_schedule, ("linear", "cosine"))
-    flags = {"use_new_attention_order": use_new_attention_order, "predict_xstart": predict_xstart}
-    for name, flag in (flags | {"sigma_small": sigma_small, "rescale_timesteps": rescale_timesteps or False}).items():
-        require(isinstance(flag, bool), f"{name}: expected true or false, got {flag!r}")
+    check_flags(
+        use_new_attention_order=use_new_attention_order,
+        predict_xstart=predict_xstart,
+        sigma_small=sigma_small,
+        rescale_timesteps=rescale_timesteps or False,
+    )
     require(
         diffusion_steps == 1000 or rescale_timesteps is not None,
         f"rescale_timesteps: with {diffusion_steps} diffusion_steps say whether the network was told the step's number "

@@ -17,7 +17,7 @@ from jaxdiff.config import Config, Diffusion, LucidrainsUNet, Sample
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
-from jaxdiff.schedules import Discrete, check_choice, check_whole, require
+from jaxdiff.schedules import Discrete, check_choice, check_flags, check_whole, require
 from jaxdiff.typing import InputError
 
 _KINDS = {"pred_noise": "eps", "pred_x0": "x0", "pred_v": "v"}
@@ -62,8 +62,7 @@ def load_lucidrains(
     check_whole("image_size", image_size)
     theta = sinusoidal_pos_emb_theta
     require(isinstance(theta, int | float), f"sinusoidal_pos_emb_theta: expected a number, got {theta!r}")
-    for name, flag in {"random_fourier_features": random_fourier_features, "use_ema": use_ema}.items():
-        require(isinstance(flag, bool), f"{name}: expected true or false, got {flag!r}")
+    check_flags(random_fourier_features=random_fourier_features, use_ema=use_ema)
 
     tensors, buffers = _parts(_chosen(read_weights(path), path, use_ema))
     model, channels, learned = _network(tensors, path, theta, random_fourier_features)

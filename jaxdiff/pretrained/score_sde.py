@@ -19,7 +19,7 @@ from jaxdiff.config import Config, Diffusion, NCSNpp
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
-from jaxdiff.schedules import check_choice, check_whole, require
+from jaxdiff.schedules import check_choice, check_flags, check_whole, require
 from jaxdiff.typing import InputError, PyTree
 
 State = dict[str, np.ndarray]
@@ -62,8 +62,7 @@ def load_score_sde(
     path = Path(path)
     check_whole("image_size", image_size)
     check_choice("sde", sde, ("vp", "subvp", "ve"))
-    for name, flag in {"continuous": continuous, "fir": fir or False, "skip_rescale": skip_rescale or False}.items():
-        require(isinstance(flag, bool), f"{name}: expected true or false, got {flag!r}")
+    check_flags(continuous=continuous, fir=fir or False, skip_rescale=skip_rescale or False)
     require(
         continuous or sde == "vp", f"continuous: of {sde} only networks that were trained in continuous time are known"
     )

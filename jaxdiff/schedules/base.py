@@ -66,6 +66,18 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
     require(whole and value >= least, f"{name}: expected a whole number, at least {least}, got {value!r}")
 
 
+def check_flags(**flags: Any) -> None:
+    """Raise `InputError` for what is not a bool.
+
+    >>> check_flags(clip="yes")
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: clip: expected true or false, got 'yes'
+    """
+    for name, flag in flags.items():
+        require(isinstance(flag, bool), f"{name}: expected true or false, got {flag!r}")
+
+
 def safe_sqrt(y: Array) -> Array:
     """`sqrt(y)` whose gradient at 0 is 0, not infinite: sigma at the end of a grid, where t = 0 does not move.
 
