@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flops import multiply_adds
 from network_table import BATCH, KEYS, UVIT, apply, inputs, normal, random_params, shapes
 from test_models_dit import block_in_numpy
 from test_models_layers import RESAMPLE, conv, downsample, numpy_group_norm, residual_block, silu, upsample
 
 from jaxdiff import InputError, config
+from jaxdiff.flops import multiply_adds
 from jaxdiff.models import UViT
 from jaxdiff.models.embed import grid_positions
 

@@ -70,10 +70,12 @@ def test_protocol(name):
 @CONTRACT
 def test_a_picture_does_not_depend_on_its_batch(name):
     sampler, keys = MAKE[name](SCHEDULE), jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(6))
-    whole = run(sampler, keys)
-    np.testing.assert_allclose(run(sampler, keys[4:]), whole[4:], rtol=1e-5)
-    np.testing.assert_allclose(run(sampler, keys[::-1]), whole[::-1], rtol=1e-5)
-    np.testing.assert_allclose(run(sampler, KEY), whole, rtol=1e-5)  # one key stands for fold_in(key, 0..B-1)
+    # from t = 0.9: at t = 1 alpha is 5e-5, where a solver in eps makes 1e-3 of a rounding that differs between programs
+    grid = jnp.asarray(timesteps.trailing(10, T=1000)[1:], jnp.float32)
+    whole = run(sampler, keys, grid=grid)
+    np.testing.assert_allclose(run(sampler, keys[4:], grid=grid), whole[4:], rtol=1e-5)
+    np.testing.assert_allclose(run(sampler, keys[::-1], grid=grid), whole[::-1], rtol=1e-5)
+    np.testing.assert_allclose(run(sampler, KEY, grid=grid), whole, rtol=1e-5)  # one key: fold_in(key, 0..B-1)
     assert float(jnp.abs(whole[0] - whole[1]).max()) > 0.01
 
 

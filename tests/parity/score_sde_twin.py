@@ -2,13 +2,13 @@
 and the order of parameters that checkpoints of score_sde have."""
 
 import numpy as np
-from torch import nn
 from trajectories import torch
 
 SETTINGS = {
     "nf": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "size": 8, "embedding": "positional", "fir": False,
     "block": "biggan", "progressive_input": "none", "progressive": "none", "skip_rescale": True,
 }  # fmt: skip
+nn = torch.nn
 silu = nn.functional.silu
 
 
