@@ -22,18 +22,18 @@ Classify = Callable[[Array, PyTree], Model]
 def generator(config: Config, spec: build.Spec, *, classify: Classify | None = None) -> Generate:
     """A pure function that makes pictures:
 
-        generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature)
+        generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature, guide)
             -> float32 [B, H, W, C] in [-1, 1]
 
     Jit it once: no argument recompiles, but for the sizes B and n and the sampler's class. Picture `index_i` is a
     function of the key and that number, whatever batch it is in. Guidance None is the conditional network alone, at
-    half the cost of any number.
+    half the cost of any number. `guide` is `(the classifier's params, its scale)`, or None without one.
 
     Args:
       config: of which `model`, `diffusion` and `sample` are read.
       spec: of the data.
       classify: guides after the clipping, as ADM does, towards the labels, which are then for it also, or alone, if
-        the network has no classes. In place of the params there are `(params, the classifier's params, its scale)`.
+        the network has no classes.
     """
     schedule = build.schedule(config.diffusion)
 
@@ -46,6 +46,7 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         times: Array,
         scale: Array | None,
         temperature: Array,
+        guide: tuple[PyTree, Array] | None = None,
     ) -> Array:
         keys = example_keys(key, index)
         start, steps = (fold_in(keys, i) for i in range(2))
@@ -54,14 +55,13 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         if own is not None and scale is not None:
             null = jnp.full_like(own, spec.num_classes or 0)
             both = jnp.concatenate([own, null])
-        net, *classifier = (params,) if classify is None else params
-        predict = build.denoiser(config, spec, net, both)
+        predict = build.denoiser(config, spec, params, both)
         if own is not None and scale is not None:
             predict = guidance.classifier_free(predict, scale=scale)
         if config.sample.clip:
             predict = denoise.clip_x0(predict, schedule=schedule)
-        if classify is not None and labels is not None:
-            its, strength = classifier
+        if classify is not None and guide is not None and labels is not None:
+            its, strength = guide
             predict = guidance.classifier(predict, classify(labels, its), scale=strength, schedule=schedule)
         images: Array = samplers.sample(steps, predict, sampler, times, x, temperature=temperature)
         return images
@@ -71,7 +71,7 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
 
 def pmapped(generate: Generate) -> Any:
     """`generate` over all local devices; `index` and `labels` are `[devices, B / devices]`."""
-    return jax.pmap(generate, in_axes=(None, None, 0, 0, None, None, None, None))
+    return jax.pmap(generate, in_axes=(None, None, 0, 0, *[None] * 5))
 
 
 def cycle(labels: Sequence[int], num: int) -> np.ndarray:
@@ -93,6 +93,7 @@ def in_batches(
     num: int,
     batch: int,
     latents: bool = False,
+    guide: tuple[PyTree, Array] | None = None,
 ) -> Iterator[np.ndarray]:
     """Pictures 0..num-1 as uint8 batches `[<= batch, H, W, C]`, made with `config.sample`; or float32 latents.
 
@@ -107,6 +108,7 @@ def in_batches(
       num: how many.
       batch: at a time, rounded up to a multiple of the devices.
       latents: they are none, but an autoencoder's latents: as the network makes them.
+      guide: of a program with a classifier: its params and its scale.
 
     Raises:
       InputError: a picture is NaN or infinite.
@@ -119,7 +121,7 @@ def in_batches(
     for first in range(0, num, share * devices):
         index = np.arange(first, first + share * devices, dtype=np.int32)
         some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, share)
-        x = program(params, key, index.reshape(devices, share), some, sampler, times, *numbers)
+        x = program(params, key, index.reshape(devices, share), some, sampler, times, *numbers, guide)
         images = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
         if not np.isfinite(images).all():
             raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")

@@ -268,6 +268,14 @@ def test_a_network_that_is_told_logarithms_needs_a_preconditioning_that_tells_th
     configs.check(Config(model=model, diffusion=Diffusion(schedule="edm", kind="F", preconditioning="edm")))
 
 
+def test_a_scale_of_the_step_that_a_preconditioning_would_ignore_is_refused():
+    diffusion = Diffusion(schedule="edm", kind="F", preconditioning="edm", step_scale=0.5)
+    with pytest.raises(
+        InputError, match="step-scale 0.5: --diffusion.preconditioning edm says what the network is told"
+    ):
+        configs.check(Config(diffusion=diffusion))
+
+
 @pytest.mark.parametrize(
     ("line", "hint"),
     [

@@ -174,6 +174,7 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
     assert "--model.lora-rank and --optim.frozen: give one" in refused("--model.lora-rank 2 --optim.frozen conv_in")
     assert "has no option 'image_size'" in refused("--init-options image_size 8")
     assert "has no option 'image_size'" in refused("--init_options image_size 8")
+    assert "the option a is given twice" in refused("--init-options a 1 a 2")
     assert "no such file or folder" in refused("", init=tmp_path / "none")
     message = fails(capsys, train_main, f"--config {imported / 'tune.py'} --init-options a 1")
     assert "--init-options without --init" in message

@@ -16,6 +16,7 @@ from test_pretrained import SMALL, SPEC, ours
 
 from jaxdiff import InputError, Prediction, build, config, guidance, models, pretrained, sampling, schedules
 from jaxdiff.cli import sample_main
+from jaxdiff.cli.sample import SampleCommand, _classifier
 from jaxdiff.models.classifier import POOLS, Classifier
 from jaxdiff.pretrained import load_guided_classifier
 from jaxdiff.pretrained.guided_classifier import _levels
@@ -173,6 +174,18 @@ def test_log_probabilities_at_the_step_of_its_table(file):
     assert np.abs(expected).max() > 0.1
 
 
+def test_it_computes_in_another_dtype(file):
+    """bfloat16 has 8 bits: the logits differ from float32's by some 2^-8 of them, and do differ."""
+    classifier = load_guided_classifier(file, num_head_channels=8)
+    x, k = normal(5, 8, 8, 3), np.array([0, 299, 300, 998, 999], np.float32)
+    wide, narrow = (
+        np.asarray(jit(net.network.apply)(net.params, x, k))
+        for net in (classifier, classifier.computing_in(jnp.bfloat16))
+    )
+    assert narrow.dtype == np.float32
+    assert 1e-5 < np.abs(wide - narrow).max() / np.abs(wide).max() < 0.05
+
+
 def test_it_guides_a_denoiser(file):
     """eps moves by -scale sigma grad log p, a gradient that finite differences confirm in float64."""
     classifier = load_guided_classifier(file, num_head_channels=8)
@@ -225,14 +238,14 @@ def test_pictures_are_guided_by_it(file):
     sampler, times = build.sampler(there.config, there.schedule), jnp.array([1.0, 0.7, 0.3, 0.0])
     args = (jax.random.key(0), jnp.arange(2)), (sampler, times, None, jnp.float32(1.0))
 
-    def generate(params, labels, classify=None):
+    def generate(labels, guide, classify=None):
         generate = sampling.generator(there.config, SPEC, classify=classify)
-        return generate(params, *args[0], labels, *args[1])
+        return generate(there.params, *args[0], labels, *args[1], guide)
 
     guided = jit(functools.partial(generate, classify=classifier.log_prob))
-    plain = jit(generate)(there.params, None)
+    plain = jit(generate)(None, None)
     none, some, others = (
-        guided((there.params, classifier.params, jnp.float32(scale)), jnp.array(labels))
+        guided(jnp.array(labels), (classifier.params, jnp.float32(scale)))
         for scale, labels in ((0, (1, 4)), (30, (1, 4)), (30, (2, 4)))
     )
     np.testing.assert_allclose(none, plain, atol=1e-4)
@@ -250,11 +263,18 @@ def test_sample_py_takes_it(tmp_path, file, capsys):
     with np.load(tmp_path / "x.npz") as found:
         assert (found["images"].shape, found["labels"].tolist()) == ((3, 8, 8, 3), [1, 4, 1])
 
+    options = (("num_head_channels", "8"),)
+    given = SampleCommand(num=1, out=tmp_path, classifier=file, classifier_options=options)
+    run = config.Config(model=config.UNet(dtype="bfloat16"))
+    guiding = _classifier(given, run, SPEC, build.schedule(run.diffusion))
+    assert guiding.network.unet.dtype == jnp.bfloat16  # the classifier computes in what --dtype says, too
+
     def refused(options):
         return fails(capsys, sample_main, f"{command} --num 1 {options}")
 
     assert "without --classifier" in refused("--classifier-scale 2")
     assert "--classifier-scale nan: expected a number" in refused(f"{guide} --classifier-scale nan")
+    assert "the option num_head_channels is given twice" in refused(f"{guide} num_head_channels 8")
     assert "--labels 5: expected labels from 0 to 4" in refused(f"{guide} --labels 5")
     assert "leave --labels out, or give a --classifier" in refused("--labels 1")
     assert "leave --guidance out" in refused(f"{guide} --guidance 1")

@@ -237,9 +237,21 @@ def test_other_networks_are_refused(tmp_path, net):
         ({"image_size": 8, "sinusoidal_pos_emb_theta": "long"}, "sinusoidal_pos_emb_theta: expected a number"),
         ({"image_size": 8, "sinusoidal_pos_emb_theta": -1}, "--model.max_period -1.0: expected a positive number"),
         ({"image_size": 8, "use_ema": "no"}, "use_ema: expected true or false, got 'no'"),
+        ({"image_size": 8, "random_fourier_features": True}, "random_fourier_features: its network has sines of fixed"),
     ]:
         with pytest.raises(InputError, match=message):
             pretrained.load(tmp_path / "m.pt", **options)
+
+
+def test_options_that_a_file_contradicts_are_refused(tmp_path):
+    """What would otherwise be ignored."""
+    spec = build.Spec((8, 8, 3), None)
+    torch_file.save(tmp_path / "f.pt", theirs(ours(dataclasses.replace(SMALL, frequencies="learned"), spec)))
+    with pytest.raises(InputError, match="sinusoidal_pos_emb_theta: its network has Fourier features"):
+        pretrained.load(tmp_path / "f.pt", image_size=8, sinusoidal_pos_emb_theta=500)
+    torch_file.save(tmp_path / "v.pt", theirs(ours(SMALL, spec, learned_variance=True)))
+    with pytest.raises(InputError, match="learned variance .* objective pred_noise, not pred_v"):
+        pretrained.load(tmp_path / "v.pt", image_size=8, objective="pred_v")
 
 
 def test_diffusers_has_no_such_network(tmp_path, there):

@@ -38,7 +38,9 @@ def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
 
 def with_lora(config: Config, params: PyTree, key: Array) -> PyTree:
     """Parameters with those of the low-rank adaptation, if the config has one."""
-    return lora.adapted(key, params, rank=config.model.lora_rank) if config.model.lora_rank else params
+    if not config.model.lora_rank:
+        return params
+    return lora.adapted(jax.random.fold_in(key, 1), params, rank=config.model.lora_rank)  # not the key of the network
 
 
 def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, key: Array | None = None) -> Model:

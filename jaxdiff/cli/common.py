@@ -3,18 +3,22 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import tyro
 
 from jaxdiff import pretrained
 from jaxdiff.build import check_options
 from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.typing import InputError, Schedule
+
+Words = Annotated[tuple[tuple[str, str], ...], tyro.conf.arg(metavar="[NAME VALUE ...]")]
+"""Options by name, in words: "64" is a number, "true" a bool."""
 
 
 def use_compilation_cache() -> None:
@@ -25,9 +29,8 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxdiff" / "xla"))
 
 
-def load_pretrained(path: Path, options: Mapping[str, str]) -> pretrained.Pretrained:
-    """The network of another library, with options in words: "64" is a number, "true" a bool."""
-
+def load_pretrained(path: Path, options: Words) -> pretrained.Pretrained:
+    """The network of another library, with options in words."""
     loaded = pretrained.load(path, **_values(options))
     if path.is_dir() and pretrained.scheduler_file(path) is None:
         print(
@@ -37,21 +40,26 @@ def load_pretrained(path: Path, options: Mapping[str, str]) -> pretrained.Pretra
     return loaded
 
 
-def load_classifier(path: Path, options: Mapping[str, str]) -> pretrained.GuidedClassifier:
+def load_classifier(path: Path, options: Words) -> pretrained.GuidedClassifier:
     """The classifier of a file, with options in words."""
     values = _values(options)
     check_options(str(path), pretrained.load_guided_classifier, values, besides=("path",))
     return pretrained.load_guided_classifier(path, **values)
 
 
-def _values(options: Mapping[str, str]) -> dict[str, Any]:
+def _values(options: Words) -> dict[str, Any]:
+    names = [name for name, _ in options]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"the option {name} is given twice; give it once")
+
     def value(word: str) -> Any:
         try:
             return json.loads(word.lower())
         except ValueError:
             return word
 
-    return {name: value(word) for name, word in options.items()}
+    return {name: value(word) for name, word in options}
 
 
 def warn_of_signal(schedule: Schedule) -> None:

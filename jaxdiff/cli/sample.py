@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from tqdm import tqdm
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli.common import load_classifier, load_pretrained, say_errors, warn_of_signal
+from jaxdiff.cli.common import Words, load_classifier, load_pretrained, say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.pretrained import GuidedClassifier
@@ -38,14 +39,14 @@ class SampleCommand:
     pretrained: Path | None = None
     """In place of a run: a folder that diffusers' save_pretrained wrote, or a file of weights of guided-diffusion,
     lucidrains, score_sde, EDM or DiT."""
-    pretrained_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    pretrained_options: Words = ()
     """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ... (the arguments of
     jaxdiff.pretrained.load_guided_diffusion, load_lucidrains, load_score_sde, load_edm and load_dit)."""
     classifier: Path | None = None
     """A classifier of noisy pictures that guides the network towards the labels: a .pt file of guided-diffusion's."""
     classifier_scale: float | None = None
     """How strongly it guides; default 1."""
-    classifier_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    classifier_options: Words = ()
     """What its file does not say, as NAME VALUE pairs (the arguments of jaxdiff.pretrained.load_guided_classifier)."""
     step: int | None = None
     """The checkpoint; default the latest."""
@@ -115,15 +116,14 @@ def _sample(command: SampleCommand) -> None:
     labels = _labels(command, spec, given, guide)
 
     name, params = weights()
-    if guide is not None:
-        scale = 1.0 if command.classifier_scale is None else command.classifier_scale
-        params = (params, *replicate((guide.params, np.float32(scale))))
+    scale = np.float32(1.0 if command.classifier_scale is None else command.classifier_scale)
     program = sampling.pmapped(sampling.generator(config, spec, classify=None if guide is None else guide.log_prob))
     parts = []
     with tqdm(total=command.num, unit="img", desc=f"{name}, {config.sample.sampler}") as bar:
         for images in sampling.in_batches(
             program, config, params, jax.random.key(command.seed), labels,
             num=command.num, batch=command.batch, latents=latents,
+            guide=None if guide is None else replicate((guide.params, scale)),
         ):  # fmt: skip
             parts.append(images)
             bar.update(len(images))
@@ -176,7 +176,7 @@ def _classifier(
         raise InputError(f"--classifier-scale {command.classifier_scale}: expected a number")
     guide = load_classifier(command.classifier, command.classifier_options)
     guide.check(spec, schedule, step_scale=config.diffusion.step_scale)
-    return guide
+    return guide.computing_in(jnp.dtype(config.model.dtype))
 
 
 def _labels(

@@ -19,7 +19,7 @@ import tyro
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli.common import load_pretrained, say_errors, warn_of_signal
+from jaxdiff.cli.common import Words, load_pretrained, say_errors, warn_of_signal
 from jaxdiff.cli.init import check_init, with_network
 from jaxdiff.config import Config
 from jaxdiff.data import batches
@@ -47,7 +47,7 @@ class TrainCommand:
     """Start from a network of another library, as sample.py --pretrained does. What it is comes from there, in place of
     the config's model and diffusion sections; how it is trained (dropout, dtype, remat, lora_rank, times, weight) from
     the config."""
-    init_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    init_options: Words = ()
     """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ..."""
     resume: Literal["auto", "must", "never"] = "auto"
     """auto: continue from the last checkpoint, if any. must: refuse to start afresh. never: refuse to continue."""
@@ -77,7 +77,7 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     loaded = None
     if given.init is not None:
         words = given.init_options
-        loaded = load_pretrained(given.init, dict(zip(words[::2], words[1::2])))
+        loaded = load_pretrained(given.init, tuple(zip(words[::2], words[1::2])))
         settings = with_network(settings, loaded)
     elif given.init_options:
         raise InputError("--init-options without --init")

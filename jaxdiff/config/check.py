@@ -50,6 +50,11 @@ def check(config: Config) -> None:
             for part in name.split("."):
                 value = getattr(value, part)
             raise InputError(f"--{name} {value}: expected {expected}")
+    if config.diffusion.preconditioning is not None and config.diffusion.step_scale != 1:
+        raise InputError(
+            f"--diffusion.step-scale {config.diffusion.step_scale}: --diffusion.preconditioning "
+            f"{config.diffusion.preconditioning} says what the network is told of time; leave one of them out"
+        )
     told = config.diffusion.preconditioning in ("edm", "ve")
     if config.model.told_logarithms and not told:
         raise InputError(

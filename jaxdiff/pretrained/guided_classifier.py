@@ -40,6 +40,10 @@ class GuidedClassifier:
         """The number of labels."""
         return int(self.network.num_classes)
 
+    def computing_in(self, dtype: Any) -> "GuidedClassifier":
+        """The same with this dtype of the computation; what follows the pooling stays float32 or better."""
+        return dataclasses.replace(self, network=self.network.clone(unet=self.network.unet.clone(dtype=dtype)))
+
     def check(self, spec: build.Spec, schedule: Schedule, *, step_scale: float = 1.0) -> None:
         """Raise `InputError` where it cannot guide a network of this schedule, for these images and labels."""
         height, width, channels = spec.image_shape

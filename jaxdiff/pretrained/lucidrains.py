@@ -120,7 +120,9 @@ def _diffusion(
         check_whole("timesteps", timesteps)
     if buffers is None:
         table = _table(beta_schedule or "sigmoid", timesteps or 1000)
-        predicted = objective or ("pred_noise" if learned else "pred_v")
+        predicted = "pred_noise" if learned else objective or "pred_v"
+        fits = objective in (None, predicted)
+        require(fits, f"{path}: a learned variance goes with the objective {predicted}, not {objective}")
     else:
         table = _table_of(buffers, path)
         fitting = _objectives(buffers, build.schedule(table), path)
@@ -244,6 +246,10 @@ def _network(
         )
     embedding = shape("time_mlp.1.weight", 2)[0]
     fourier = "time_mlp.0.weights" in tensors
+    has = f"{path}: %s: its network has %s, and nothing that it could be of"
+    require(fourier or not random_features, has % ("random_fourier_features", "sines of fixed frequencies"))
+    set_theta = theta != LucidrainsUNet.max_period
+    require(not (fourier and set_theta), has % ("sinusoidal_pos_emb_theta", "Fourier features"))
     levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"downs\.(\d{1,3})\.", name))), default=0)
     unit = max(embedding // 4, 1)
     widths, memories, full = [], set(), []
