@@ -6,6 +6,7 @@ python benchmarks/gpu.py            # an H200 takes some twenty minutes; --only 
 
 import argparse
 import datetime
+import os
 import re
 import subprocess
 import sys
@@ -17,17 +18,21 @@ TRAINING = [  # config, size, classes, batch
     ("imagenet64_adm", 64, 1000, 128),
     ("imagenet32_dit_b2", 32, 1000, 256),
 ]
+ATTENTION = ("imagenet64_adm", "imagenet32_dit_b2")  # whose heads cuDNN takes: with it and without
 VERSUS = [("ddpm_cifar", 512), ("adm_64", 128), ("dit_b_2", 256)]
 MARKS = ("<!-- written by benchmarks/gpu.py -->", "<!-- end -->")
 
 
-def run(*words: str | int) -> tuple[str, str]:
+def run(*words: str | int, **environment: str) -> tuple[str, str]:
     """A script beside this one: its command, and what it printed, which is shown as well."""
-    command = ["python", *map(str, words)]
-    print("$", " ".join(command), flush=True)
-    done = subprocess.run([sys.executable, *command[1:]], cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    command = " ".join([*(f"{name}={value}" for name, value in environment.items()), "python", *map(str, words)])
+    print("$", command, flush=True)
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=HERE.parent, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     print(done.stdout, flush=True)
-    return " ".join(command), done.stdout if done.returncode == 0 else f"failed with exit code {done.returncode}"
+    return command, done.stdout if done.returncode == 0 else f"failed with exit code {done.returncode}"
 
 
 def main() -> None:
@@ -42,7 +47,11 @@ def main() -> None:
             labels = [] if classes is None else ["--classes", classes]
             config = f"configs/{name}.py"
             options = ["--size", size, *labels, "--batch", batch, "--dtype", args.dtype]
-            said.append(run("benchmarks/throughput.py", "--config", config, *options))
+            command = ["benchmarks/throughput.py", "--config", config, *options]
+            said.append(run(*command))
+            if name in ATTENTION:
+                said.append(run(*command, JAXDIFF_ATTENTION="xla"))
+            said += [run(*command, "--remat", remat) for remat in ("products", "blocks")]
     if args.only != "training":
         for name, batch in VERSUS:
             options = ["--network", name, "--batch", batch, "--dtype", args.dtype, "--compile"]

@@ -26,6 +26,7 @@ from jaxdiff import build, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.flops import multiply_adds
+from jaxdiff.models.layers import REMAT
 from jaxdiff.train import init_state, pmapped, train_step
 from jaxdiff.train.parallel import replicate, shard
 
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=None, help="of training; default the config's")
     parser.add_argument("--sample-batch", type=int, default=None, help="default half of it")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default=None, help="default the config's")
+    parser.add_argument("--remat", choices=REMAT, default=None, help="default the config's")
     parser.add_argument("--sampler", choices=["ddim", "ddpm"], default="ddim", help="of one call of the network a step")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=7)
@@ -116,7 +118,7 @@ def main() -> None:
     batch, dtype = args.batch or config.train.batch_size, args.dtype or config.model.dtype
     config = replace(
         config,
-        model=replace(config.model, dtype=dtype),
+        model=replace(config.model, dtype=dtype, remat=args.remat or config.model.remat),
         train=replace(config.train, batch_size=batch),
         sample=replace(config.sample, sampler=args.sampler, steps=args.steps, variance=None),
     )
@@ -125,14 +127,16 @@ def main() -> None:
     params = jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
     call = partial(build.network(config, spec).apply, cond=cond)
-    with mock.patch("jax.default_backend", return_value="gpu"):  # as papers count: a CPU saves some by a better formula
+    # As papers count: a CPU saves some by a better formula, and what is in cuDNN's attention cannot be counted.
+    with mock.patch("jax.default_backend", return_value="gpu"), mock.patch.dict(os.environ, JAXDIFF_ATTENTION="xla"):
         flop = 2 * multiply_adds(call, params, image, jax.ShapeDtypeStruct((1,), jnp.float32))
     count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     peak = peak_flops(dtype)
     print(
         f"{args.config.stem}: {count:.1f}M parameters, {flop / 1e9:.2f} GFLOP forward an image, {dtype}\n"
         f"{jax.local_device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, load "
-        f"{os.getloadavg()[0]:.1f}, XLA_FLAGS {os.environ.get('XLA_FLAGS') or 'none'}\n"
+        f"{os.getloadavg()[0]:.1f}, XLA_FLAGS {os.environ.get('XLA_FLAGS') or 'none'}, "
+        f"JAXDIFF_ATTENTION {os.environ.get('JAXDIFF_ATTENTION') or 'not set'}\n"
         f"peak of a matrix product in {dtype}: {peak / 1e12:.2f} TFLOP/s"
     )
     devices = jax.local_device_count()

@@ -19,7 +19,7 @@ def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
       args: arrays, or `jax.ShapeDtypeStruct`s: nothing is computed.
 
     Raises:
-      InputError: a `while` loop, whose length the program does not say.
+      InputError: a `while` loop, whose length the program does not say; or attention by cuDNN, which hides its own.
 
     >>> a, b = jax.ShapeDtypeStruct((2, 3), "float32"), jax.ShapeDtypeStruct((3, 5), "float32")
     >>> multiply_adds(jax.numpy.matmul, a, b)
@@ -40,6 +40,8 @@ def _count(jaxpr: Any) -> int:
             kernel = equation.invars[1].aval
             outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
             total += equation.outvars[0].aval.size * kernel.size // outputs
+        elif name.startswith("dot_product_attention"):
+            raise InputError("multiply_adds: attention by cuDNN, which hides its sums; set JAXDIFF_ATTENTION=xla")
         elif name == "while":
             raise InputError("multiply_adds: a while loop, whose length the program does not say; use a scan")
         elif name == "cond":

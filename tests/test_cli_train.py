@@ -239,7 +239,7 @@ def test_bf16_remat_adamw_cosine_and_a_continuous_schedule_train(here):
     train_main(
         shlex.split(
             "--config tiny.py --data.name images.npz --data.flip True --diffusion.schedule flow --diffusion.kind "
-            "velocity --model.dtype bfloat16 --model.remat True --optim.name adamw --optim.weight-decay 0.1 "
+            "velocity --model.dtype bfloat16 --model.remat products --optim.name adamw --optim.weight-decay 0.1 "
             "--optim.decay cosine --train.steps 3 --log.samples-every 3 --log.checkpoint-every 3 "
             "--sample.sampler ddpm --sample.variance fixed_small --train.steps-per-call 3 --model.scale-shift False"
         )
@@ -299,7 +299,7 @@ def test_the_recommended_flags_exist():
 
 def test_a_network_by_its_name_keeps_what_all_networks_have(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shared = "from jaxdiff.config import Config, UNet\nconfig = Config(model=UNet(dropout=0.25, remat=True))"
+    shared = "from jaxdiff.config import Config, UNet\nconfig = Config(model=UNet(dropout=0.25, remat='blocks'))"
     (tmp_path / "c.py").write_text(shared)
     words = "--config c.py --model.network dit --model.width 24 --model.depth 1 --model.heads 2 --dry-run"
     train_main(shlex.split(words))
@@ -307,7 +307,7 @@ def test_a_network_by_its_name_keeps_what_all_networks_have(tmp_path, monkeypatc
         line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("model.")
     }
     assert (said["model.network"], said["model.dropout"], said["model.remat"], said["model.width"]) == (
-        "dit", "0.25", "True", "24",
+        "dit", "0.25", "blocks", "24",
     )  # fmt: skip
     with pytest.raises(SystemExit) as stopped:
         train_main(shlex.split("--config c.py --model.network unett"))

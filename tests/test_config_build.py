@@ -244,6 +244,13 @@ def test_a_run_of_another_version_says_so():
         configs.from_dict(values)
 
 
+@pytest.mark.parametrize(("old", "new"), [(False, "none"), (True, "blocks")])
+def test_a_run_of_before_there_were_ways_of_remat_is_read(old, new):
+    values = configs.to_dict(Config())
+    values["model"]["remat"] = old
+    assert configs.from_dict(values) == Config(model=UNet(remat=new))
+
+
 def test_every_field_is_documented_for_the_help():
     """tyro shows the text under a field; one without it would be a bare name in --help."""
     sections = [type(section) for section in vars(Config()).values() if dataclasses.is_dataclass(section)]

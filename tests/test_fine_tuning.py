@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
 @pytest.mark.usefixtures("standard_promotion")
 def test_what_is_of_training_comes_from_the_config(imported, tmp_path, capsys):
     text = (imported / "tune.py").read_text().replace("import Config,", "import Config, Diffusion, UNet,")
-    own = "model=UNet(channels=4, remat=True, dropout=0.3, lora_rank=2), diffusion=Diffusion(weight='min_snr', kind='x0'),"
+    own = "model=UNet(channels=4, remat='products', dropout=0.3, lora_rank=2), diffusion=Diffusion(weight='min_snr', kind='x0'),"
     (tmp_path / "own.py").write_text(text.replace("config = Config(", f"config = Config({own}"))
     train_main(
         shlex.split(f"--config {tmp_path / 'own.py'} --init {imported / 'net'} --run {tmp_path / 'run'} --dry-run")
@@ -196,7 +196,7 @@ def test_what_is_of_training_comes_from_the_config(imported, tmp_path, capsys):
     assert "conv_in" in said["modules"]
     assert [said[f"model.{name}"] for name in ("channels", "remat", "dropout", "lora_rank")] == [
         "8",
-        "True",
+        "products",
         "0.3",
         "2",
     ]

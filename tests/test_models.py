@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import chex
 import flax
@@ -79,11 +80,30 @@ def test_every_parameter_learns(name):
 @every
 def test_remat_changes_memory_only(name):
     params, program, plain = learning(NETS[name])
-    remat_params, remat_program, remat = learning(NETS[name].clone(remat=True))
+    remat_params, remat_program, remat = learning(NETS[name].clone(remat="blocks"))
     chex.assert_trees_all_equal_shapes_and_dtypes(remat_params, params)
     chex.assert_trees_all_close(remat, plain, rtol=1e-4, atol=1e-4)
     assert program.count("remat2[") == 0
     assert remat_program.count("remat2[") > 0  # one, where the blocks are a loop
+
+
+@pytest.mark.parametrize("name", ["ddpm", "uvit"])
+def test_what_the_backward_pass_computes_again(name):
+    """Whole blocks, with their convolutions and dense layers; or of these none, only what lies between them."""
+
+    def products(remat):
+        net = NETS[name].clone(remat=remat)
+        args = inputs(net)
+        gradient = jax.grad(lambda params: jnp.sum(net.apply(params, *args, key=KEYS)))
+        program = re.sub(r"\s+", " ", str(jax.make_jaxpr(gradient)(shapes(net, *args))))
+        no_batch = r"dot_general\[ ?dimension_numbers=\(\(\[\d+\], \[\d+\]\), \(\[\], \[\]\)\)"
+        return len(re.findall(rf"conv_general_dilated\[|{no_batch}", program)), program.count("remat2[")
+
+    (kept, no_remat), (again, _), (also_kept, remat) = map(products, ("none", "blocks", "products"))
+    assert kept == also_kept < again
+    assert no_remat == 0 < remat
+    with pytest.raises(InputError, match="remat True: expected one of none, blocks, products"):
+        products(True)
 
 
 @every

@@ -1,13 +1,19 @@
-"""Attention in linear time, and with learned keys and values, against loops in numpy, in float64."""
+"""Attention in linear time, and with learned keys and values, against loops in numpy, in float64; whose kernels it uses."""
 
+import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.models.layers import Attention, RMSNorm, attend, linear_attend
+from jaxdiff import InputError
+from jaxdiff.flops import multiply_adds
+from jaxdiff.models import DiT
+from jaxdiff.models.attention import AttentionBlock, attend, cudnn_takes, linear_attend
+from jaxdiff.models.layers import RMSNorm
 
 rng = np.random.default_rng(0)
 
@@ -25,6 +31,71 @@ def full(q, k, v):
 def linear(q, k, v):
     """The matrix [queries, keys] that linear attention never makes, here made."""
     return softmax(q, 1) @ softmax(k, 0).T @ v / q.shape[-1] ** 0.5
+
+
+# Of cuDNN's attention: a device, a dtype, the channels of a head, and whether it takes them.
+CUDNN = [
+    ("NVIDIA H200", "9.0", jnp.bfloat16, 64, True),
+    ("NVIDIA A100-SXM4-40GB", "8.0", jnp.float16, 128, True),
+    ("NVIDIA H200", "9.0", jnp.float32, 64, False),
+    ("NVIDIA H200", "9.0", jnp.bfloat16, 12, False),
+    ("NVIDIA H200", "9.0", jnp.bfloat16, 256, False),
+    ("Tesla V100-SXM2-16GB", "7.0", jnp.bfloat16, 64, False),
+    ("NVIDIA TITAN V", "7.0", jnp.bfloat16, 64, False),
+    ("AMD Instinct MI250X", "gfx90a", jnp.bfloat16, 64, False),
+]
+
+
+def on_gpu(monkeypatch, kind="NVIDIA H200", capability="9.0"):
+    device = SimpleNamespace(device_kind=kind, compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+
+
+@pytest.mark.parametrize(("kind", "capability", "dtype", "channels", "takes"), CUDNN)
+def test_where_attention_is_cudnn_s(monkeypatch, kind, capability, dtype, channels, takes):
+    q = jnp.ones((1, 4, 1, channels), dtype)
+    assert not cudnn_takes(q)  # here
+    on_gpu(monkeypatch, kind, capability)
+    assert cudnn_takes(q) == takes
+    monkeypatch.setenv("JAXDIFF_ATTENTION", "xla")
+    assert not cudnn_takes(q)
+
+
+@pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": "blocks"}, {"scan": True, "remat": "products"}])
+def test_a_training_step_of_bfloat16_is_lowered_to_cudnn_s_kernels(monkeypatch, options):
+    """For CUDA, without a GPU: the program has cuDNN's forward and backward kernels; in float32 it has none."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    on_gpu(monkeypatch)
+    found = {}
+    for dtype in (jnp.bfloat16, jnp.float32):
+        net = DiT(patch=2, width=32, depth=2, heads=2, dtype=dtype, **options)
+        args = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
+        params = jax.eval_shape(net.init, jax.random.key(0), *args)
+        step = jax.jit(jax.grad(lambda params, *args, net=net: net.apply(params, *args).sum()))
+        text = step.trace(params, *args).lower(lowering_platforms=("cuda",)).as_text()
+        found[dtype] = set(re.findall(r"cudnn\$\w+", text))
+        if dtype == jnp.bfloat16:
+            with pytest.raises(InputError, match="which hides its sums"):
+                multiply_adds(net.apply, params, *args)
+    assert found == {jnp.bfloat16: {"cudnn$fmhaSoftmax", "cudnn$fmhaSoftmaxBackward"}, jnp.float32: set()}
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernels run on an NVIDIA GPU alone; there is none")
+def test_cudnn_s_attention_agrees_with_xla_s(monkeypatch):
+    """Outputs and gradients; bfloat16 has 8 bits."""
+    q, k, v = (jnp.asarray(rng.standard_normal((2, n, 3, 64)), jnp.bfloat16) for n in (16, 20, 20))
+    assert cudnn_takes(q)
+
+    def both(*args):
+        y, pull = jax.vjp(attend, *args)
+        return (y, *pull(jnp.ones_like(y)))
+
+    found = both(q, k, v)
+    monkeypatch.setenv("JAXDIFF_ATTENTION", "xla")
+    for a, b in zip(found, both(*(y.astype(jnp.float32) for y in (q, k, v)))):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * float(jnp.abs(b).max()))
 
 
 BOTH = {attend: full, linear_attend: linear}
@@ -65,7 +136,7 @@ def rms(x, scale):
 @pytest.mark.parametrize("shape", [(2, 3, 5, 6), (2, 7, 6)])
 def test_attention_over_learned_keys_and_values_with_heads_of_their_own_size(function, shape):
     """Two heads of 5 channels in a network of 6: q, k and v without a bias, memories first, a norm before the sum."""
-    module = Attention(
+    module = AttentionBlock(
         2, norm=partial(RMSNorm, eps=1e-24), head_channels=5, bias=False, memories=4, attend=function, norm_out=RMSNorm
     )
     x = rng.standard_normal(shape).astype(np.float32)
@@ -84,7 +155,7 @@ def test_attention_over_learned_keys_and_values_with_heads_of_their_own_size(fun
 
 def test_a_norm_after_attention_does_not_start_at_zero():
     """The slope of x / |x| is infinite there."""
-    module = Attention(2, norm=partial(RMSNorm, eps=1e-24), norm_out=partial(RMSNorm, eps=1e-24))
+    module = AttentionBlock(2, norm=partial(RMSNorm, eps=1e-24), norm_out=partial(RMSNorm, eps=1e-24))
     x = jnp.asarray(rng.standard_normal((1, 4, 6)), jnp.float32)
     params = module.init(jax.random.key(0), x)
     gradients = jax.grad(lambda p: jnp.sum(module.apply(p, x) ** 3))(params)

@@ -12,8 +12,9 @@ from network_table import BATCH, DIT, KEYS, MODERN_DIT, apply, inputs, normal, r
 
 from jaxdiff import InputError, config
 from jaxdiff.models import DIT_SIZES, DiT, lora
+from jaxdiff.models.attention import rotate
 from jaxdiff.models.embed import grid_angles, grid_positions
-from jaxdiff.models.layers import normalised, rotate
+from jaxdiff.models.layers import normalised
 from jaxdiff.models.transformer import TransformerBlock, patches, transformer, unpatches
 
 NETS = {"dit": DIT, "modern": MODERN_DIT}

@@ -12,7 +12,8 @@ from scipy import signal
 
 from jaxdiff import InputError
 from jaxdiff.flops import multiply_adds
-from jaxdiff.models.layers import Attention, Dropout, GroupNorm, ResBlock, RMSNorm, convolve_double
+from jaxdiff.models.attention import AttentionBlock
+from jaxdiff.models.layers import Dropout, GroupNorm, ResBlock, RMSNorm, convolve_double
 from jaxdiff.models.resampling import downsample, fir_downsample, fir_upsample, unshuffle, upfirdn, upsample
 from jaxdiff.noise import example_keys
 
@@ -152,7 +153,7 @@ def softmax_attention(params, x, heads):
 @pytest.mark.parametrize("shape", [(2, 3, 5, 16), (2, 7, 16)])
 def test_attention_is_softmax_attention(shape, heads):
     x = normal(*shape)
-    module = Attention(heads, norm=partial(GroupNorm, 4))
+    module = AttentionBlock(heads, norm=partial(GroupNorm, 4))
     params = random_params(module, x)
     expected = softmax_attention(double(params["params"]), double(x), heads)
     np.testing.assert_allclose(jax.jit(module.apply)(params, x), expected, rtol=1e-5, atol=1e-5)
@@ -160,12 +161,12 @@ def test_attention_is_softmax_attention(shape, heads):
 
 def test_attention_starts_as_the_identity():
     x = normal(2, 3, 5, 16)
-    np.testing.assert_array_equal(Attention(2).init_with_output(jax.random.key(0), x)[0], x)
+    np.testing.assert_array_equal(AttentionBlock(2).init_with_output(jax.random.key(0), x)[0], x)
 
 
 def test_attention_refuses_heads_that_do_not_divide_the_channels():
     with pytest.raises(InputError, match="16 channels cannot be split into 3 heads"):
-        Attention(3).init(jax.random.key(0), jnp.zeros((1, 2, 2, 16)))
+        AttentionBlock(3).init(jax.random.key(0), jnp.zeros((1, 2, 2, 16)))
 
 
 def dropout(rate, x, keys):
@@ -356,7 +357,7 @@ def test_res_block_of_biggan_has_a_dense_layer_wherever_it_resamples(resample):
 
 def test_a_factor_is_of_the_whole_sum():
     x, emb = normal(2, 4, 6, 8), normal(2, 16)
-    for module, args in ((ResBlock(8, norm=partial(GroupNorm, 4)), (x, emb)), (Attention(2), (x,))):
+    for module, args in ((ResBlock(8, norm=partial(GroupNorm, 4)), (x, emb)), (AttentionBlock(2), (x,))):
         params = random_params(module, *args)
         y = module.apply(params, *args)
         np.testing.assert_allclose(module.clone(factor=0.3).apply(params, *args), 0.3 * y, rtol=1e-5, atol=1e-6)

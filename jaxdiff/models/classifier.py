@@ -5,7 +5,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.layers import Dtype, attend, init_default, init_zero, wide
+from jaxdiff.models.attention import attend
+from jaxdiff.models.layers import Dtype, init_default, init_zero, wide
 from jaxdiff.models.levels import check_size, heads_of
 from jaxdiff.models.unet import UNet, embed_time, encode, norm
 from jaxdiff.typing import Array, InputError

@@ -38,7 +38,7 @@ class DiT(nn.Module):
       mlp_ratio: the MLP's width in units of `width`.
       mlp: "gelu", or "swiglu" with as many parameters.
       norm: "layer" or "rms".
-      qk_norm: normalise queries and keys; see `layers.Attention`.
+      qk_norm: normalise queries and keys; see `attention.self_attention`.
       rotary: turn queries and keys by their positions, along each axis of space for itself, instead of adding fixed
         positions to the patches.
       dropout: rate, on where a `key` is given.
@@ -46,7 +46,7 @@ class DiT(nn.Module):
       out_channels: None for those of x; twice as many for a learned variance.
       dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
         float64, which is for comparisons: then all but the parameters is).
-      remat: recompute the activations of each block in the backward pass: less memory, about a third more time.
+      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       scan: one block with stacked parameters, in a loop: compiles in a time that does not grow with the depth.
       norm_eps: of the normalisations.
       mlp_norm_eps: of those before the MLPs; None: the same.
@@ -75,7 +75,7 @@ class DiT(nn.Module):
     num_classes: int | None = None
     out_channels: int | None = None
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     scan: bool = False
     norm_eps: float = 1e-6
     mlp_norm_eps: float | None = None

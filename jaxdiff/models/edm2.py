@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions
-from jaxdiff.models.layers import Dropout, wide
+from jaxdiff.models.layers import Dropout, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.magnitude import Conv, CosineAttention, Embed, mp_cat, mp_fourier, mp_silu, mp_sum, pixel_norm
 from jaxdiff.models.resampling import downsample, upsample
@@ -79,7 +79,7 @@ class EDM2UNet(nn.Module):
       out_channels: None for those of x; twice as many for a learned variance.
       dtype: of the computation; parameters, statistics and the output are float32 whatever it is (but for float64,
         which is for comparisons: then all but the parameters is).
-      remat: recompute the activations of residual blocks in the backward pass.
+      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
@@ -100,7 +100,7 @@ class EDM2UNet(nn.Module):
     num_classes: int | None = None
     out_channels: int | None = None
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     null_label: bool = True
 
     @nn.compact
@@ -121,7 +121,7 @@ class EDM2UNet(nn.Module):
         emb = mp_silu(emb)
 
         def block(h: Array, level: int, name: str, *, resample: bool = False) -> Array:
-            make = nn.remat(Block) if self.remat else Block
+            make = rematerialised(Block, self.remat)
             made = make(
                 self.multipliers[level] * self.channels, way="down" if name.startswith("down") else "up",
                 resample=resample, dropout=self.dropout, balance=self.residual_balance, dtype=dtype, name=name,

@@ -146,7 +146,7 @@ def grid_positions(size: Sequence[int], *, channels: int) -> np.ndarray:
 
 
 def rotary_angles(grid: Sequence[int], *, channels: int, heads: int) -> Array:
-    """Of `layers.rotate`: `[points, channels / heads / 2]`, shared out among the axes of space.
+    """Of `attention.rotate`: `[points, channels / heads / 2]`, shared out among the axes of space.
 
     Raises:
       InputError: heads of an odd size, or too small for the axes.

@@ -1,4 +1,4 @@
-"""Pieces that networks share: normalisation, convolution, attention, dropout, residual blocks. Channels last.
+"""Pieces that networks share: normalisation, convolution, dropout, residual blocks. Channels last.
 
 They take sequences `[B, L, C]`, images `[B, H, W, C]` and videos `[B, T, H, W, C]` alike.
 """
@@ -183,6 +183,36 @@ class RMSNorm(nn.Module):
         return (h * scale.astype(h.dtype).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
+REMAT = ("none", "blocks", "products")
+"""What `rematerialised` may be told."""
+
+
+def rematerialised(block: Any, remat: str, **options: Any) -> Any:
+    """A class of modules whose activations the backward pass computes again, to save memory.
+
+    Args:
+      block: the class.
+      remat: "none": all are kept. "blocks": what goes into a block is, which costs one forward pass more, a third of a
+        training step. "products": so are the results of its convolutions and dense layers, and only what is cheap is
+        computed again: norms, activation functions, dropout, and the logits of attention.
+      options: of `nn.remat`.
+
+    Raises:
+      InputError: another word.
+    """
+    if remat not in REMAT:
+        raise InputError(f"remat {remat!r}: expected one of {', '.join(REMAT)}")
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=_is_product if remat == "products" else None, **options)
+
+
+def _is_product(primitive: Any, *args: Any, **params: Any) -> bool:
+    """Of `jax.checkpoint`: a convolution, or a product of matrices that is no batch of them, as attention's are."""
+    dense = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+    return primitive is jax.lax.conv_general_dilated_p or bool(dense)
+
+
 class Dropout(nn.Module):
     """Dropout by per-example keys `[B]`, so that an example's mask does not depend on its batch or device.
 
@@ -210,122 +240,6 @@ class Dropout(nn.Module):
 def scaled(x: Array, factor: float) -> Array:
     """`factor x`; of 1 nothing is computed."""
     return x if factor == 1 else x * factor
-
-
-def attend(q: Array, k: Array, v: Array) -> Array:
-    """`softmax(q k^T / sqrt(d)) v`, each `[B, positions, heads, d]`; of keys and values there may be more or fewer.
-
-    >>> one = jnp.ones((1, 3, 2, 4))
-    >>> attend(one, one, one).shape
-    (1, 3, 2, 4)
-
-    Source: Vaswani et al. 2017 (arXiv 1706.03762), eq. 1.
-    """
-    if q.dtype == jnp.float64:  # JAX's own has its logits in float32, whatever comes in
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
-        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
-    with jax.numpy_dtype_promotion("standard"):  # of bfloat16, it mixes dtypes itself, which strict mode refuses
-        return jnp.asarray(jax.nn.dot_product_attention(q, k, v))
-
-
-def linear_attend(q: Array, k: Array, v: Array) -> Array:
-    """`softmax(q) (softmax(k)^T v) / sqrt(d)`, whose cost is linear in the positions; shapes as of `attend`.
-
-    The softmax of a query is over its d channels, that of the keys over the positions: each channel makes one mean of
-    all values, and a position takes its own mixture of these d.
-
-    >>> one = jnp.ones((1, 3, 2, 4))
-    >>> linear_attend(one, one, one)[0, 0, 0].tolist()
-    [0.5, 0.5, 0.5, 0.5]
-
-    Source: Shen et al. 2018 (arXiv 1812.01243), with lucidrains' scale.
-    """
-    precision = wide(q.dtype)
-    q = jax.nn.softmax(q.astype(precision), axis=-1) / q.shape[-1] ** 0.5
-    k = jax.nn.softmax(k.astype(precision), axis=1)
-    means = jnp.einsum("bkhd,bkhe->bhde", k.astype(v.dtype), v)
-    return jnp.einsum("bqhd,bhde->bqhe", q.astype(v.dtype), means)
-
-
-def rotate(x: Array, angles: Array) -> Array:
-    """Rotary positions: turn the pairs of channels `(x_i, x_{i + d/2})`, position n by `angles[n, i]`.
-
-    Angles that are linear in the position make `q . k` a function of the difference of positions alone.
-
-    Args:
-      x: queries or keys `[B, positions, heads, d]`, d even.
-      angles: `[positions, d / 2]`, in radians.
-
-    >>> quarter = jnp.full((1, 1), jnp.pi / 2)
-    >>> rotate(jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2), quarter).round(3).ravel().tolist()
-    [-0.0, 1.0]
-
-    Source: Su et al. 2021 (arXiv 2104.09864), section 3.2.2; which channels make a pair is of no consequence.
-    """
-    precision = wide(x.dtype)
-    cos, sin = (f(jnp.asarray(angles, precision))[None, :, None] for f in (jnp.cos, jnp.sin))
-    a, b = jnp.split(x.astype(precision), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
-class Attention(nn.Module):
-    """Self-attention over all positions, with a residual: `x + W softmax(q k^T / sqrt(d)) v`, starting as `x`.
-
-    Attributes:
-      heads: the number of heads; without `head_channels` it must divide the channels.
-      norm: makes the normalisation; None: there is none.
-      head_channels: the size d of a head; None for channels / heads.
-      bias: of queries, keys and values.
-      memories: learned keys and values that all positions see, before those of the positions.
-      attend: what is made of queries, keys and values: `attend` or `linear_attend`.
-      norm_out: makes a normalisation of what is added to x, which then does not start at 0; None for none.
-      factor: of the sum; 1/sqrt(2) keeps the variance (score_sde's skip_rescale).
-      residual: False: `W softmax(q k^T / sqrt(d)) v` alone, for a block that has its own residual, which does not start
-        at 0.
-      qk_norm: the queries and the keys of each head are divided by their root mean square, and scaled, so that logits
-        cannot grow without bound.
-
-    Source of `qk_norm`: Henry et al. 2020 (arXiv 2010.04245); Dehghani et al. 2023 (arXiv 2302.05442), section 2.
-    """
-
-    heads: int = 1
-    norm: Callable[..., nn.Module] | None = GroupNorm
-    dtype: Dtype = jnp.float32
-    head_channels: int | None = None
-    bias: bool = True
-    memories: int = 0
-    attend: Callable[[Array, Array, Array], Array] = attend
-    norm_out: Callable[..., nn.Module] | None = None
-    factor: float = 1.0
-    residual: bool = True
-    qk_norm: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array, angles: Array | None = None) -> Array:
-        """`angles`: of rotary positions, `[positions, channels / heads / 2]`; see `rotate`."""
-        batch, *space, channels = x.shape
-        if self.heads < 1 or (self.head_channels is None and channels % self.heads):
-            raise InputError(f"attention: {channels} channels cannot be split into {self.heads} heads")
-        head = self.head_channels or channels // self.heads
-        dense = partial(nn.Dense, dtype=self.dtype)
-        h = (x if self.norm is None else self.norm(name="norm")(x)).reshape(batch, -1, channels)
-        qkv = dense(3 * self.heads * head, use_bias=self.bias, kernel_init=init_default, name="qkv")(h)
-        q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, head), 3, axis=2)
-        if self.qk_norm:
-            q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
-        if self.memories:
-            shape = (2, self.memories, self.heads, head)
-            learned = self.param("mem_kv", nn.initializers.normal(1.0), shape, jnp.float32).astype(k.dtype)
-            k, v = (
-                jnp.concatenate([jnp.broadcast_to(m, (batch, *shape[1:])), y], axis=1) for m, y in zip(learned, (k, v))
-            )
-        h = self.attend(q, k, v).reshape(batch, *space, self.heads * head)
-        starts_at_zero = self.residual and self.norm_out is None
-        h = dense(channels, kernel_init=init_zero if starts_at_zero else init_default, name="out")(h)
-        h = h if self.norm_out is None else self.norm_out(name="norm_out")(h)
-        return scaled(x + h, self.factor) if self.residual else h
 
 
 class ResBlock(nn.Module):

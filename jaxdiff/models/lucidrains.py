@@ -8,16 +8,15 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.attention import AttentionBlock, attend, linear_attend
 from jaxdiff.models.embed import Fourier, conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import (
-    Attention,
     Dropout,
     RMSNorm,
-    attend,
     conv,
     init_default,
     init_zero,
-    linear_attend,
+    rematerialised,
     wide,
 )
 from jaxdiff.models.levels import check_size
@@ -78,7 +77,7 @@ class LucidrainsUNet(nn.Module):
       out_channels: None for those of x; twice as many for a learned variance.
       dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
         float64, which is for comparisons: then all but the parameters is).
-      remat: recompute the activations of residual blocks in the backward pass: less memory, about a third more time.
+      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
@@ -102,7 +101,7 @@ class LucidrainsUNet(nn.Module):
     num_classes: int | None = None
     out_channels: int | None = None
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     null_label: bool = True
 
     @nn.compact
@@ -114,13 +113,13 @@ class LucidrainsUNet(nn.Module):
         check_size(size, levels=len(self.multipliers), network="LucidrainsUNet")
         x, labels = conditions(x, cond, num_classes=self.num_classes, network="LucidrainsUNet")
 
-        block = partial(nn.remat(Block) if self.remat else Block, dropout=self.dropout, dtype=self.dtype)
+        block = partial(rematerialised(Block, self.remat), dropout=self.dropout, dtype=self.dtype)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
         last = len(self.multipliers) - 1
         full = (last,) if self.full_attention_levels is None else self.full_attention_levels
 
         def attention(h: Array, name: str, *, linear: bool) -> Array:
-            return Attention(
+            return AttentionBlock(
                 self.heads, norm=_norm, dtype=self.dtype, head_channels=self.head_channels, bias=False,
                 memories=self.memories, attend=linear_attend if linear else attend,
                 norm_out=_norm if linear else None, name=f"{name}_attention",

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.models.layers import Dtype, attend, convolve, wide
+from jaxdiff.models.attention import attend
+from jaxdiff.models.layers import Dtype, convolve, wide
 from jaxdiff.typing import Array, InputError
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.attention import AttentionBlock
 from jaxdiff.models.embed import check_words, conditions, fourier, normal_frequencies, sinusoidal, time_mlp, with_label
-from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, init_default, scaled, wide
+from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, scaled, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import FIR, downsample, fir_downsample, fir_upsample, upfirdn, upsample
 from jaxdiff.typing import Array, InputError
@@ -54,7 +55,7 @@ class NCSNpp(nn.Module):
       num_classes: None, or the number of labels; they are added to the embedding of c_noise.
       out_channels: None for those of x; twice as many for a learned variance.
       dtype: of the computation; see `UNet`.
-      remat: recompute the activations of residual blocks in the backward pass: less memory, about a third more time.
+      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
@@ -80,7 +81,7 @@ class NCSNpp(nn.Module):
     num_classes: int | None = None
     out_channels: int | None = None
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     null_label: bool = True
 
     @nn.compact
@@ -98,7 +99,7 @@ class NCSNpp(nn.Module):
         norm = partial(GroupNorm, 32, eps=1e-6, least=4)
         plain = partial(conv, dtype=self.dtype)
         block = partial(
-            nn.remat(ResBlock) if self.remat else ResBlock,
+            rematerialised(ResBlock, self.remat),
             scale_shift=False, dropout=self.dropout, norm=norm, dtype=self.dtype, resample_dense=True, factor=factor,
         )  # fmt: skip
         smaller, larger = (fir_downsample, fir_upsample) if self.fir else (downsample, upsample)
@@ -114,7 +115,7 @@ class NCSNpp(nn.Module):
             return plain(h, channels, double=True, name=name)
 
         def attend(h: Array, name: str) -> Array:
-            return Attention(norm=norm, dtype=self.dtype, factor=factor, name=name)(h)
+            return AttentionBlock(norm=norm, dtype=self.dtype, factor=factor, name=name)(h)
 
         def attend_here(h: Array, name: str) -> Array:
             return attend(h, name) if min(h.shape[1:-1]) in self.attention_resolutions else h

@@ -6,8 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.attention import SelfAttention
 from jaxdiff.models.embed import check_words, grid_positions, rotary_angles
-from jaxdiff.models.layers import Attention, Dropout, init_default, init_zero, normalised
+from jaxdiff.models.layers import Dropout, init_default, init_zero, normalised, rematerialised
 from jaxdiff.noise import fold_in, per_example
 from jaxdiff.typing import Array, InputError
 
@@ -76,7 +77,7 @@ class TransformerBlock(nn.Module):
       mlp_ratio: the width of the MLP in units of the channels'.
       mlp: "gelu" (its tanh form), or "swiglu": `W (silu(A x) * B x)`, two thirds as wide, so with as many parameters.
       norm: "layer" or "rms".
-      qk_norm: see `layers.Attention`.
+      qk_norm: see `attention.self_attention`.
       dropout: rate, of the attention's output and within the MLP.
       norm_eps: of the normalisations.
       mlp_norm_eps: of the one before the MLP; None: the same.
@@ -96,7 +97,7 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, emb: Array, key: Array | None = None, angles: Array | None = None) -> Array:
-        """x `[B, positions, C]`, emb `[B, C']`; keys `[B]` of dropout; angles of rotary positions, for `Attention`."""
+        """x `[B, positions, C]`, emb `[B, C']`; keys `[B]` of dropout; angles of rotary positions."""
         check_words("transformer", {"mlp": self.mlp, "norm": self.norm}, CHOICES)
         channels = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
@@ -105,9 +106,7 @@ class TransformerBlock(nn.Module):
         gate_1, gate_2 = (gate.reshape(len(x), *(1,) * (x.ndim - 2), -1) for gate in (gate_1, gate_2))
 
         h = modulated(x, shift_1, scale_1, norm=self.norm, eps=self.norm_eps)
-        h = Attention(
-            self.heads, norm=None, residual=False, qk_norm=self.qk_norm, dtype=self.dtype, name="attention"
-        )(h, angles)  # fmt: skip
+        h = SelfAttention(self.heads, self.qk_norm, self.dtype, name="attention")(h, angles)
         x = x + gate_1 * Dropout(self.dropout)(h, key)
 
         h = modulated(x, shift_2, scale_2, norm=self.norm, eps=self.mlp_norm_eps or self.norm_eps)
@@ -128,7 +127,7 @@ def transformer(
     depth: int,
     heads: int,
     rotary: bool = False,
-    remat: bool = False,
+    remat: str = "none",
     scan: bool = False,
     **options: Any,
 ) -> Array:
@@ -141,7 +140,7 @@ def transformer(
       depth: the number of blocks.
       heads: of attention.
       rotary: the positions turn queries and keys, instead of being added to x.
-      remat: recompute the activations of each block in the backward pass.
+      remat: what of them the backward pass computes again; see `layers.rematerialised`.
       scan: the blocks are one, "blocks", with stacked parameters, in a loop, which compiles once whatever the depth;
         else "block_0", "block_1", ...
       options: of `TransformerBlock`.
@@ -152,7 +151,7 @@ def transformer(
     if not rotary:
         h = h + jnp.asarray(grid_positions(grid, channels=channels)[None], x.dtype)
 
-    block = partial(nn.remat(TransformerBlock, prevent_cse=not scan) if remat else TransformerBlock, heads, **options)
+    block = partial(rematerialised(TransformerBlock, remat, prevent_cse=not scan), heads, **options)
     if not scan:
         for i in range(depth):
             h = block(name=f"block_{i}")(h, emb, key, angles)

@@ -7,8 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.attention import AttentionBlock
 from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
-from jaxdiff.models.layers import Attention, GroupNorm, ResBlock, conv, wide
+from jaxdiff.models.layers import GroupNorm, ResBlock, conv, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.typing import Array
@@ -37,7 +38,7 @@ class UNet(nn.Module):
       out_channels: None for those of x; twice as many for a learned variance.
       dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
         float64, which is for comparisons: then all but the parameters is).
-      remat: recompute the activations of residual blocks in the backward pass: less memory, about a third more time.
+      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       attention_levels: in place of `attention_resolutions`, the levels that have attention, whatever the size; the
         first is 0.
       middle_attention: attention between the two blocks in the middle.
@@ -71,7 +72,7 @@ class UNet(nn.Module):
     num_classes: int | None = None
     out_channels: int | None = None
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     attention_levels: Sequence[int] | None = None
     middle_attention: bool = True
     resample_conv: bool = True
@@ -147,7 +148,7 @@ def residual(
     resample: Callable[[Array], Array] | None = None,
 ) -> Array:
     """A residual block."""
-    make = nn.remat(ResBlock) if net.remat else ResBlock
+    make = rematerialised(ResBlock, net.remat)
     made = make(
         channels, resample=resample, scale_shift=net.scale_shift, dropout=net.dropout, norm=norm(net), dtype=net.dtype,
         name=name,
@@ -160,7 +161,7 @@ def attention(net: UNet, h: Array, *, name: str) -> Array:
     heads = net.heads
     if net.head_channels is not None:
         heads = heads_of(h.shape[-1], net.head_channels, network="UNet", name=name)
-    return jnp.asarray(Attention(heads, norm=norm(net), dtype=net.dtype, name=name)(h))
+    return jnp.asarray(AttentionBlock(heads, norm=norm(net), dtype=net.dtype, name=name)(h))
 
 
 def block(net: UNet, h: Array, emb: Array, key: Array | None, *, level: int, name: str) -> Array:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
-from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, wide
+from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.models.transformer import patches, transformer, unpatches
@@ -36,7 +36,7 @@ class UViT(nn.Module):
       mlp_ratio: the MLP's width in units of the transformer's.
       mlp: "gelu", or "swiglu" with as many parameters.
       norm: of the transformer, "layer" or "rms".
-      qk_norm: normalise queries and keys; see `layers.Attention`.
+      qk_norm: normalise queries and keys; see `attention.self_attention`.
       rotary: turn queries and keys by their positions, along each axis of space for itself, instead of adding fixed
         positions.
       dropout: rate, on where a `key` is given.
@@ -46,7 +46,7 @@ class UViT(nn.Module):
       out_channels: None for those of x; twice as many for a learned variance.
       dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
         float64, which is for comparisons: then all but the parameters is).
-      remat: recompute the activations of each block in the backward pass: less memory, about a third more time.
+      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       scan: the transformer's blocks as one with stacked parameters, in a loop: compiles in a time that does not grow
         with the depth.
       null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
@@ -78,7 +78,7 @@ class UViT(nn.Module):
     num_classes: int | None = None
     out_channels: int | None = None
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     scan: bool = False
     null_label: bool = True
 
@@ -102,7 +102,7 @@ class UViT(nn.Module):
             return self.dropout if min(h.shape[1:-1]) <= self.dropout_resolution else 0.0
 
         def block(h: Array, level: int, name: str) -> Array:
-            make = nn.remat(ResBlock) if self.remat else ResBlock
+            make = rematerialised(ResBlock, self.remat)
             layer = make(widths[level], dropout=dropout(h), norm=norm, dtype=self.dtype, name=name)
             return jnp.asarray(layer(h, emb, key))
 

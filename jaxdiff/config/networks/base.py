@@ -20,8 +20,9 @@ class Model:
     """Of the computation; parameters, normalisation and output are float32."""
     dropout: float = 0.0
     """Dropout rate in training."""
-    remat: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    remat: Literal["none", "blocks", "products"] = "none"
+    """Compute activations again in the backward pass, for less memory: blocks, whole ones (about a third more time);
+    products, what lies between their convolutions and dense layers (a little more time)."""
     null_label: bool = True
     """A label more, of hidden ones; without it nothing can be guided, and --train.label-dropout must be 0."""
     lora_rank: int = 0
