@@ -15,7 +15,8 @@ from jaxdiff.models import DIT_SIZES, DiT, lora
 from jaxdiff.models.attention import rotate
 from jaxdiff.models.embed import grid_angles, grid_positions
 from jaxdiff.models.layers import normalised
-from jaxdiff.models.transformer import TransformerBlock, patches, transformer, unpatches
+from jaxdiff.models.resampling import patches, unpatches
+from jaxdiff.models.transformer import TransformerBlock, transformer
 
 NETS = {"dit": DIT, "modern": MODERN_DIT}
 both = pytest.mark.parametrize("name", NETS)

@@ -1,14 +1,15 @@
 """DiT: a transformer on patches, modulated by time and label."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import init_default, init_zero, wide
-from jaxdiff.models.transformer import modulated, patches, transformer, unpatches
+from jaxdiff.models.network import Network
+from jaxdiff.models.resampling import patches, unpatches
+from jaxdiff.models.transformer import modulated, transformer
 from jaxdiff.typing import Array
 
 DIT_SIZES: dict[str, dict[str, int]] = {
@@ -22,7 +23,7 @@ DIT_SIZES: dict[str, dict[str, int]] = {
 TIME_CHANNELS = 256  # of the sinusoidal embedding
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """A diffusion transformer `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of
     that `dtype`).
 
@@ -30,7 +31,7 @@ class DiT(nn.Module):
     embedding of c_noise and label, and whose residuals are gated by it. x is a batch of sequences `[B, L, C]`, images
     `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be divisible by the patch.
 
-    Attributes:
+    Attributes, beside those of `Network`:
       width: channels of a patch.
       depth: blocks.
       heads: of attention.
@@ -41,17 +42,10 @@ class DiT(nn.Module):
       qk_norm: normalise queries and keys; see `attention.self_attention`.
       rotary: turn queries and keys by their positions, along each axis of space for itself, instead of adding fixed
         positions to the patches.
-      dropout: rate, on where a `key` is given.
-      num_classes: None, or the number of labels.
-      out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
-        float64, which is for comparisons: then all but the parameters is).
-      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       scan: one block with stacked parameters, in a loop: compiles in a time that does not grow with the depth.
       norm_eps: of the normalisations.
       mlp_norm_eps: of those before the MLPs; None: the same.
       freq_shift: of the embedding of time; see `embed.sinusoidal`.
-      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
       InputError: a size that makes no patches, missing or unexpected labels or other conditions, channels that cannot
@@ -71,16 +65,10 @@ class DiT(nn.Module):
     norm: str = "layer"
     qk_norm: bool = False
     rotary: bool = False
-    dropout: float = 0.0
-    num_classes: int | None = None
-    out_channels: int | None = None
-    dtype: Any = jnp.float32
-    remat: str = "none"
     scan: bool = False
     norm_eps: float = 1e-6
     mlp_norm_eps: float | None = None
     freq_shift: float = 0.0
-    null_label: bool = True
 
     @nn.compact
     def __call__(

@@ -11,6 +11,7 @@ from jaxdiff.models.embed import conditions
 from jaxdiff.models.layers import Dropout, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.magnitude import Conv, CosineAttention, Embed, mp_cat, mp_fourier, mp_silu, mp_sum, pixel_norm
+from jaxdiff.models.network import Network
 from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.typing import Array
 
@@ -54,7 +55,7 @@ class Block(nn.Module):
         return mp_sum(x, h, t=self.balance)
 
 
-class EDM2UNet(nn.Module):
+class EDM2UNet(Network):
     """EDM2's U-Net `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of that dtype).
 
     Every layer keeps magnitudes (`models.magnitude`), so that there is no normalisation but of the residual blocks'
@@ -65,22 +66,15 @@ class EDM2UNet(nn.Module):
     x is a batch of sequences, images or videos, whose sizes must be divisible by 2^(levels - 1). The uncertainty
     u(sigma) that the paper learns beside it is not part of the network: it is a weight of the loss.
 
-    Attributes:
+    Attributes, beside those of `Network`:
       channels: of the first level: 128 (XS), 192 (S), 256 (M), 320 (L), 384 (XL), 448 (XXL).
       multipliers: channels of each level, in units of `channels`.
       blocks: residual blocks per level on the way down; one more on the way up.
       attention_resolutions: feature maps whose smallest side is one of these get attention; the middle has it always.
       head_channels: of a head; must divide the channels of those maps.
-      dropout: rate, on where a `key` is given.
       residual_balance: t of the sums that end residual blocks and attention: the share of the branch.
       concat_balance: t of the concatenations on the way up: the share of the way down.
       label_balance: t of the sum of the two embeddings: the share of the label.
-      num_classes: None, or the number of labels.
-      out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; parameters, statistics and the output are float32 whatever it is (but for float64,
-        which is for comparisons: then all but the parameters is).
-      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
-      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
       InputError: a size that cannot be halved, missing or unexpected conditions, channels that make no heads.
@@ -93,15 +87,9 @@ class EDM2UNet(nn.Module):
     blocks: int = 3
     attention_resolutions: Sequence[int] = (16, 8)
     head_channels: int = 64
-    dropout: float = 0.0
     residual_balance: float = 0.3
     concat_balance: float = 0.5
     label_balance: float = 0.5
-    num_classes: int | None = None
-    out_channels: int | None = None
-    dtype: Any = jnp.float32
-    remat: str = "none"
-    null_label: bool = True
 
     @nn.compact
     def __call__(

@@ -20,6 +20,7 @@ from jaxdiff.models.layers import (
     wide,
 )
 from jaxdiff.models.levels import check_size
+from jaxdiff.models.network import Network
 from jaxdiff.models.resampling import unshuffle
 from jaxdiff.typing import Array, InputError
 
@@ -49,7 +50,7 @@ class Block(nn.Module):
         return x + h
 
 
-class LucidrainsUNet(nn.Module):
+class LucidrainsUNet(Network):
     """A U-Net `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of that `dtype`).
 
     x is a batch of sequences `[B, L, C]`, images `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be
@@ -59,7 +60,7 @@ class LucidrainsUNet(nn.Module):
     down; a first convolution 7 wide, whose output comes back at the end. Labels, which the original has none of, are
     added to the embedding of time as in `UNet`; and the last layer starts at 0, as do full attentions.
 
-    Attributes:
+    Attributes, beside those of `Network`:
       channels: the unit of channels; those of the embedding of time, of which the blocks get 4 times as many.
       first_channels: of the first convolution; None for `channels`.
       multipliers: what each level hands on to the next, in units of `channels`, and works with on the way up; on the
@@ -72,13 +73,6 @@ class LucidrainsUNet(nn.Module):
       frequencies: of the embedding of time: "fixed" for `embed.sinusoidal`, "learned" or "random" for `embed.Fourier`.
       fourier_channels: of the latter.
       max_period: of the former.
-      dropout: rate, on where a `key` is given.
-      num_classes: None, or the number of labels.
-      out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
-        float64, which is for comparisons: then all but the parameters is).
-      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
-      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
       InputError: a size that cannot be halved, missing or unexpected labels or other conditions, unknown frequencies.
@@ -97,12 +91,6 @@ class LucidrainsUNet(nn.Module):
     frequencies: str = "fixed"
     fourier_channels: int = 16
     max_period: float = 10_000.0
-    dropout: float = 0.0
-    num_classes: int | None = None
-    out_channels: int | None = None
-    dtype: Any = jnp.float32
-    remat: str = "none"
-    null_label: bool = True
 
     @nn.compact
     def __call__(

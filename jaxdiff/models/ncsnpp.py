@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jaxdiff.models.attention import AttentionBlock
 from jaxdiff.models.embed import check_words, conditions, fourier, normal_frequencies, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, scaled, wide
 from jaxdiff.models.levels import check_size
+from jaxdiff.models.network import Network
 from jaxdiff.models.resampling import FIR, downsample, fir_downsample, fir_upsample, upfirdn, upsample
 from jaxdiff.typing import Array, InputError
 
@@ -24,7 +24,7 @@ CHOICES = {
 """What the arguments in words may be."""
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(Network):
     """A U-Net `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of that `dtype`).
 
     The defaults are DDPM++ of CIFAR-10. NCSN++ of CIFAR-10 has embedding "fourier", `fir` and progressive_input
@@ -34,7 +34,7 @@ class NCSNpp(nn.Module):
     attention is in every block on the way down, but on the way up after the last block of a level alone; the image
     itself, made smaller, may come in at every level, and the output may be a sum over levels.
 
-    Attributes:
+    Attributes, beside those of `Network`:
       channels: of the first level.
       multipliers: channels of each level, in units of `channels`; one level is half as high and wide as the one before.
       blocks: residual blocks per level on the way down; one more on the way up.
@@ -51,12 +51,6 @@ class NCSNpp(nn.Module):
       progressive: how the output is made: "none", at the first level; "output_skip", as the sum of an image from each
         level, made larger; "residual", by convolutions, each of the sum before.
       skip_rescale: divide sums of two branches by sqrt(2), so that their variance stays.
-      dropout: rate, on where a `key` is given.
-      num_classes: None, or the number of labels; they are added to the embedding of c_noise.
-      out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; see `UNet`.
-      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
-      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
       InputError: an argument that is none of its words, another number of frequencies, a size that cannot be halved,
@@ -77,12 +71,6 @@ class NCSNpp(nn.Module):
     progressive_input: str = "none"
     progressive: str = "none"
     skip_rescale: bool = True
-    dropout: float = 0.0
-    num_classes: int | None = None
-    out_channels: int | None = None
-    dtype: Any = jnp.float32
-    remat: str = "none"
-    null_label: bool = True
 
     @nn.compact
     def __call__(

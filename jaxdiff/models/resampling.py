@@ -1,11 +1,11 @@
-"""Half and double sizes: of each dimension of space. Channels last."""
+"""Smaller and larger feature maps: halves and doubles of each dimension of space, and patches. Channels last."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.typing import Array
+from jaxdiff.typing import Array, InputError
 
 
 def downsample(x: Array) -> Array:
@@ -31,6 +31,38 @@ def upsample(x: Array) -> Array:
     return x.reshape(batch, *(2 * size for size in space), channels)
 
 
+def patches(x: Array, size: int) -> Array:
+    """Blocks of `size` points in each dimension of space as one point: `[B, ..., C]` -> `[B, ... / size, size^n C]`.
+
+    >>> patches(jnp.arange(4.0).reshape(1, 4, 1), 2).tolist()
+    [[[0.0, 1.0], [2.0, 3.0]]]
+    """
+    batch, *space, channels = x.shape
+    if size < 1 or any(n % size for n in space):
+        raise InputError(
+            f"patches of {size}: the image's size must be divisible by it; got {'x'.join(map(str, space))}. Use "
+            "another patch, or pad or resize the images."
+        )
+    dims = len(space)
+    x = x.reshape(batch, *(n for side in space for n in (side // size, size)), channels)
+    x = x.transpose(0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
+    return x.reshape(batch, *(side // size for side in space), -1)
+
+
+def unpatches(x: Array, size: int) -> Array:
+    """The inverse of `patches`.
+
+    >>> x = jnp.arange(48.0).reshape(1, 4, 4, 3)
+    >>> bool((unpatches(patches(x, 2), 2) == x).all())
+    True
+    """
+    batch, *grid, channels = x.shape
+    dims = len(grid)
+    x = x.reshape(batch, *grid, *(size,) * dims, channels // size**dims)
+    x = x.transpose(0, *(axis for i in range(dims) for axis in (1 + i, 1 + dims + i)), 1 + 2 * dims)
+    return x.reshape(batch, *(size * n for n in grid), -1)
+
+
 def unshuffle(x: Array) -> Array:
     """Halve each dimension of space: each block of 2 becomes one point with all its channels, those of the first
     channel first.
@@ -40,11 +72,8 @@ def unshuffle(x: Array) -> Array:
 
     Source: Shi et al. 2016 (arXiv 1609.05158), eq. 4, the inverse.
     """
-    batch, *space, channels = x.shape
-    x = x.reshape(batch, *(n for size in space for n in (size // 2, 2)), channels)
-    within = tuple(range(2, x.ndim, 2))  # the places in a block
-    x = jnp.moveaxis(x, within, tuple(range(-len(space), 0)))
-    return x.reshape(batch, *(size // 2 for size in space), -1)
+    y = patches(x, 2)
+    return y.reshape(*y.shape[:-1], -1, x.shape[-1]).swapaxes(-1, -2).reshape(y.shape)
 
 
 def upfirdn(

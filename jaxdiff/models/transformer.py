@@ -1,4 +1,4 @@
-"""Transformers on patches: the block that an embedding modulates, a stack of them, and images as patches and back."""
+"""Transformers: the block that an embedding modulates, and a stack of them."""
 
 from functools import partial
 from typing import Any
@@ -10,39 +10,7 @@ from jaxdiff.models.attention import SelfAttention
 from jaxdiff.models.embed import check_words, grid_positions, rotary_angles
 from jaxdiff.models.layers import Dropout, init_default, init_zero, normalised, rematerialised
 from jaxdiff.noise import fold_in, per_example
-from jaxdiff.typing import Array, InputError
-
-
-def patches(x: Array, size: int) -> Array:
-    """Blocks of `size` points in each dimension of space as one point: `[B, ..., C]` -> `[B, ... / size, size^n C]`.
-
-    >>> patches(jnp.arange(4.0).reshape(1, 4, 1), 2).tolist()
-    [[[0.0, 1.0], [2.0, 3.0]]]
-    """
-    batch, *space, channels = x.shape
-    if size < 1 or any(n % size for n in space):
-        raise InputError(
-            f"patches of {size}: the image's size must be divisible by it; got {'x'.join(map(str, space))}. Use "
-            "another patch, or pad or resize the images."
-        )
-    dims = len(space)
-    x = x.reshape(batch, *(n for side in space for n in (side // size, size)), channels)
-    x = x.transpose(0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
-    return x.reshape(batch, *(side // size for side in space), -1)
-
-
-def unpatches(x: Array, size: int) -> Array:
-    """The inverse of `patches`.
-
-    >>> x = jnp.arange(48.0).reshape(1, 4, 4, 3)
-    >>> bool((unpatches(patches(x, 2), 2) == x).all())
-    True
-    """
-    batch, *grid, channels = x.shape
-    dims = len(grid)
-    x = x.reshape(batch, *grid, *(size,) * dims, channels // size**dims)
-    x = x.transpose(0, *(axis for i in range(dims) for axis in (1 + i, 1 + dims + i)), 1 + 2 * dims)
-    return x.reshape(batch, *(size * n for n in grid), -1)
+from jaxdiff.typing import Array
 
 
 def modulated(x: Array, shift: Array, scale: Array, *, norm: str = "layer", eps: float = 1e-6) -> Array:

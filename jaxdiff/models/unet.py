@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,18 +10,19 @@ from jaxdiff.models.attention import AttentionBlock
 from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
+from jaxdiff.models.network import Network
 from jaxdiff.models.resampling import downsample, upsample
 from jaxdiff.typing import Array
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """A U-Net `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32 out (float64 of that `dtype`).
 
     x is a batch of sequences `[B, L, C]`, images `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be
     divisible by 2^(levels - 1); nothing else is asked of them. The defaults are ADM's and, where that is said, DDPM's;
     networks of diffusers (`UNet2DModel`) and guided-diffusion are this one with other arguments.
 
-    Attributes:
+    Attributes, beside those of `Network`:
       channels: of the first level.
       multipliers: channels of each level, in units of `channels`; one level is half as high and wide as the one before.
       blocks: residual blocks per level on the way down; one more on the way up.
@@ -32,13 +32,7 @@ class UNet(nn.Module):
       scale_shift: embeddings scale and shift (ADM) instead of being added (DDPM).
       resample_in_block: up- and down-sampling inside residual blocks (ADM) instead of by a strided convolution
         and by a convolution after nearest neighbour (DDPM).
-      dropout: rate, on where a `key` is given.
       groups: of the normalisations.
-      num_classes: None, or the number of labels.
-      out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
-        float64, which is for comparisons: then all but the parameters is).
-      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       attention_levels: in place of `attention_resolutions`, the levels that have attention, whatever the size; the
         first is 0.
       middle_attention: attention between the two blocks in the middle.
@@ -50,7 +44,6 @@ class UNet(nn.Module):
         4 times as wide.
       freq_shift: of the embedding; see `embed.sinusoidal`.
       cos_first: likewise.
-      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
       InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
@@ -67,12 +60,7 @@ class UNet(nn.Module):
     head_channels: int | None = None
     scale_shift: bool = True
     resample_in_block: bool = True
-    dropout: float = 0.0
     groups: int = 32
-    num_classes: int | None = None
-    out_channels: int | None = None
-    dtype: Any = jnp.float32
-    remat: str = "none"
     attention_levels: Sequence[int] | None = None
     middle_attention: bool = True
     resample_conv: bool = True
@@ -82,7 +70,6 @@ class UNet(nn.Module):
     embedding_channels: int | None = None
     freq_shift: float = 1.0
     cos_first: bool = False
-    null_label: bool = True
 
     @nn.compact
     def __call__(

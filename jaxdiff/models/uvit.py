@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,12 +9,13 @@ import jax.numpy as jnp
 from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, wide
 from jaxdiff.models.levels import check_size
-from jaxdiff.models.resampling import downsample, upsample
-from jaxdiff.models.transformer import patches, transformer, unpatches
+from jaxdiff.models.network import Network
+from jaxdiff.models.resampling import downsample, patches, unpatches, upsample
+from jaxdiff.models.transformer import transformer
 from jaxdiff.typing import Array
 
 
-class UViT(nn.Module):
+class UViT(Network):
     """A U-Net with a transformer at the bottom, `(x [B, ..., C], c_noise [B], cond) -> [B, ..., out_channels]`, float32
     out (float64 of that `dtype`).
 
@@ -24,7 +24,7 @@ class UViT(nn.Module):
     sequences `[B, L, C]`, images `[B, H, W, C]` or videos `[B, T, H, W, C]`, whose sizes must be divisible by
     patch 2^(levels - 1).
 
-    Attributes:
+    Attributes, beside those of `Network`:
       channels: of the first level.
       multipliers: channels of each level, in units of `channels`; of the last, the transformer's. Each level is half as
         high and wide as the one before.
@@ -39,17 +39,10 @@ class UViT(nn.Module):
       qk_norm: normalise queries and keys; see `attention.self_attention`.
       rotary: turn queries and keys by their positions, along each axis of space for itself, instead of adding fixed
         positions.
-      dropout: rate, on where a `key` is given.
       dropout_resolution: feature maps whose smallest side is at most this have dropout; larger ones have none.
       groups: of the residual blocks' normalisations.
-      num_classes: None, or the number of labels.
-      out_channels: None for those of x; twice as many for a learned variance.
-      dtype: of the computation; parameters, normalisation statistics and the output are float32 whatever it is (but for
-        float64, which is for comparisons: then all but the parameters is).
-      remat: what of its blocks the backward pass computes again; see `layers.rematerialised`.
       scan: the transformer's blocks as one with stacked parameters, in a loop: compiles in a time that does not grow
         with the depth.
-      null_label: label `num_classes` is the null label of unconditional prediction; else there is none.
 
     Raises:
       InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
@@ -72,15 +65,9 @@ class UViT(nn.Module):
     norm: str = "layer"
     qk_norm: bool = False
     rotary: bool = False
-    dropout: float = 0.0
     dropout_resolution: int = 16
     groups: int = 32
-    num_classes: int | None = None
-    out_channels: int | None = None
-    dtype: Any = jnp.float32
-    remat: str = "none"
     scan: bool = False
-    null_label: bool = True
 
     @nn.compact
     def __call__(
