@@ -114,7 +114,7 @@ def test_what_is_no_dit_is_refused(tmp_path):
     refused("left over blocks.999.attn.qkv.bias", {"blocks.999.attn.qkv.bias": np.zeros(72, np.float32)})
     refused(r"blocks.1.attn.proj.weight is \(24, 23\)", {"blocks.1.attn.proj.weight": np.zeros((24, 23))})
     refused("blocks.1.mlp.fc1.bias has values that are not finite", {"blocks.1.mlp.fc1.bias": np.full(96, np.nan)})
-    refused("no x_embedder.proj.weight of 4 dimensions", {"x_embedder.proj.weight": np.zeros((24, 16))})
+    refused(r"x_embedder.proj.weight is \(24, 16\), expected 4 dimensions", {"x_embedder.proj.weight": np.zeros((24, 16))})
     refused(
         "not a DiT that makes what it is given: .* 36 values out", {"final_layer.linear.weight": np.zeros((36, 24))}
     )

@@ -1,6 +1,8 @@
 """What an import yields."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,18 +57,32 @@ class Pretrained:
         return build.denoiser(self.config, self.spec, self.params, labels)
 
 
+@contextmanager
+def reading(path: Path, *, otherwise: str) -> Iterator[None]:
+    """Whatever goes wrong with a file's contents as an `InputError` that names it, and says what it is `otherwise`.
+
+    >>> with reading(Path("m.pt"), otherwise="no network"):
+    ...     {}["conv"]
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: m.pt: no network (KeyError: 'conv')
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {otherwise}: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {otherwise} ({type(error).__name__}: {error})") from error
+
+
 def parameter_shapes(path: Path, config: Config, spec: build.Spec) -> PyTree:
     """The shapes of the network's parameters.
 
     Raises:
       InputError: the description that was read from `path` makes no network: a value of another type, or out of range.
     """
-    try:
+    with reading(path, otherwise="describes no network"):
         check(from_dict(to_dict(config)))  # of which the first looks at types, and the second at values
         for number in (*spec.image_shape, *(() if spec.num_classes is None else (spec.num_classes,))):
             check_whole("sample_size, in_channels or num_class_embeds", number)
         return jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
-    except InputError as error:
-        raise InputError(f"{path}: describes no network: {error}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: describes no network ({type(error).__name__}: {error})") from error

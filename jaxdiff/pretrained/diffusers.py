@@ -16,7 +16,7 @@ from jaxdiff.pretrained import diffusers_dit
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.diffusers_scheduler import diffusion_of, read_json, scheduler_of
 from jaxdiff.pretrained.dit import PICTURES
-from jaxdiff.pretrained.matching import Place, from_theirs, to_theirs
+from jaxdiff.pretrained.matching import Place, block_places, from_theirs, to_theirs
 from jaxdiff.pretrained.read import need_safetensors, read_weights
 from jaxdiff.schedules import require
 from jaxdiff.typing import InputError, PyTree
@@ -217,7 +217,14 @@ _RESAMPLE = {
 """How a block resamples, of the network's own type of resampling."""
 _UP = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True}
 """Blocks on the way up, and whether they have attention."""
-_BLOCK = {"norm1": "norm1", "conv1": "conv1", "emb": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
+_BLOCK = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "emb": "time_emb_proj",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "skip": "conv_shortcut",
+}
 
 
 def _places(model: UNet) -> dict[str, Place]:
@@ -244,9 +251,7 @@ def _places(model: UNet) -> dict[str, Place]:
             else:
                 names[f"{way}_{level}"] = f"{theirs}.{resampler}samplers.0.conv"
     places = {ours: Place((theirs,)) for ours, theirs in names.items()}
-    for ours, theirs in blocks.items():
-        places |= {f"{ours}/{part}": Place((f"{theirs}.{name}",)) for part, name in _BLOCK.items()}
-        places[f"{ours}/skip"] = Place((f"{theirs}.conv_shortcut",), ones=2)
+    places |= block_places(blocks, _BLOCK)
     for ours, theirs in attentions.items():
         places[f"{ours}/norm"] = Place((f"{theirs}.group_norm",))
         places[f"{ours}/qkv"] = Place(tuple(f"{theirs}.to_{part}" for part in "qkv"))

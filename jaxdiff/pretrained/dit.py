@@ -14,7 +14,7 @@ from jaxdiff.config import Config, Diffusion, DiT, Sample
 from jaxdiff.models import DIT_SIZES
 from jaxdiff.models.embed import grid_positions
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
-from jaxdiff.pretrained.matching import Place, from_theirs
+from jaxdiff.pretrained.matching import Place, from_theirs, shape_of
 from jaxdiff.pretrained.read import read_weights
 from jaxdiff.schedules import check_whole, require
 from jaxdiff.typing import InputError
@@ -108,11 +108,8 @@ def _network(
 ) -> tuple[DiT, build.Spec, bool]:
     """The network, its images, and whether it learned the variance."""
 
-    def shape(name: str, dims: int) -> tuple[int, ...]:
-        found = tensors.get(name)
-        if not isinstance(found, np.ndarray) or found.ndim != dims or 0 in found.shape:
-            raise InputError(f"{path}: no {name} of {dims} dimensions in it; expected the state dict of a DiT")
-        return tuple(found.shape)
+    def shape(name: str, ndim: int) -> tuple[int, ...]:
+        return shape_of(tensors, name, path, ndim=ndim, expected="the state dict of a DiT")
 
     width, channels, patch, other = shape("x_embedder.proj.weight", 4)
     _, points, positioned = shape("pos_embed", 3)

@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxdiff import build
 from jaxdiff.config import Config, Diffusion, NCSNpp, Sample
-from jaxdiff.pretrained.base import Pretrained, parameter_shapes
-from jaxdiff.pretrained.matching import Place, from_theirs
+from jaxdiff.pretrained.base import Pretrained, parameter_shapes, reading
+from jaxdiff.pretrained.matching import Place, block_places, from_theirs
 from jaxdiff.pretrained.read import read_weights
 from jaxdiff.pretrained.score_sde import negated
 from jaxdiff.schedules import check_choice, require
@@ -42,12 +42,8 @@ def load_edm(path: Path | str, *, precond: Literal["edm", "vp", "ve"] = "edm") -
     path = Path(path)
     check_choice("precond", precond, ("edm", "vp", "ve"))
     tensors = _state(read_weights(path), path)
-    try:
+    with reading(path, otherwise="no DDPM++ or NCSN++ of EDM"):
         model, spec = _network(tensors)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no DDPM++ or NCSN++ of EDM ({type(error).__name__}: {error})") from error
     diffusion, sample = {
         "edm": (
             Diffusion(schedule="edm", kind="F", preconditioning="edm"),
@@ -155,8 +151,7 @@ def _places(model: NCSNpp, size: int) -> dict[str, Place]:
         names |= {f"{part}_out_{level}": f"dec.{at[level]}_aux_{part}" for part in ("norm", "conv")}
     places = {ours: Place((theirs,), ones=2 * ours.startswith("input")) for ours, theirs in names.items()}
     parts = {"norm1": "norm0", "conv1": "conv0", "emb": "affine", "norm2": "norm1", "conv2": "conv1", "skip": "skip"}
-    for ours, theirs in blocks.items():
-        places |= {f"{ours}/{p}": Place((f"{theirs}.{name}",), ones=2 * (p == "skip")) for p, name in parts.items()}
+    places |= block_places(blocks, parts)
     for ours, (theirs, multiplier) in attentions.items():
         width = multiplier * model.channels
         lying = np.arange(3 * width).reshape(width, 3)  # each channel's query, key and value together

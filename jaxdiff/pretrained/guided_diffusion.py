@@ -7,6 +7,7 @@ its scripts' flags.
 import dataclasses
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from jaxdiff import build
 from jaxdiff.config import Config, Diffusion, Sample, UNet
+from jaxdiff.pretrained import matching
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
-from jaxdiff.pretrained.matching import Place, from_theirs
+from jaxdiff.pretrained.matching import Place, block_places, from_theirs
 from jaxdiff.pretrained.read import read_weights
 from jaxdiff.schedules import check_choice, check_flags, check_whole, require
 from jaxdiff.typing import InputError
@@ -126,17 +128,10 @@ def _network(tensors: Mapping[str, Any], path: Path) -> tuple[UNet, int | None, 
     return model, classes, channels, outputs == 2 * channels
 
 
-def shape_of(tensors: Mapping[str, Any], name: str, path: Path, *, ndim: int) -> tuple[int, ...]:
-    """The shape of a tensor; `InputError` if there is none of so many dimensions."""
-    found = tensors.get(name)
-    if not isinstance(found, np.ndarray):
-        raise InputError(
-            f"{path}: no {name} in it; expected the state dict of a network of guided-diffusion (of a folder of "
-            "diffusers give the folder)"
-        )
-    if found.ndim != ndim or 0 in found.shape:
-        raise InputError(f"{path}: {name} is {found.shape}, expected {ndim} dimensions, none of them 0")
-    return tuple(found.shape)
+shape_of = partial(
+    matching.shape_of,
+    expected="the state dict of a network of guided-diffusion (of a folder of diffusers give the folder)",
+)
 
 
 def count_inputs(tensors: Mapping[str, Any]) -> int:
@@ -208,10 +203,7 @@ def places_of(model: UNet, *, new_order: bool) -> dict[str, Place]:
             else:
                 names[f"{way}_{level}"] = f"{theirs}.{conv}"
     places = {ours: Place((theirs,)) for ours, theirs in names.items()}
-    for ours, theirs in residual.items():
-        places |= {
-            f"{ours}/{part}": Place((f"{theirs}.{name}",), ones=2 * (part == "skip")) for part, name in _BLOCK.items()
-        }
+    places |= block_places(residual, _BLOCK)
     for ours, (theirs, multiplier) in attentions.items():
         width = multiplier * model.channels
         heads = width // model.head_channels if model.head_channels else model.heads

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdiff import build
 from jaxdiff.config import Config, Diffusion, LucidrainsUNet, Sample
 from jaxdiff.pretrained.base import Pretrained, parameter_shapes
-from jaxdiff.pretrained.matching import Place, from_theirs
+from jaxdiff.pretrained.matching import Place, block_places, from_theirs, shape_of
 from jaxdiff.pretrained.read import read_weights
 from jaxdiff.schedules import Discrete, check_choice, check_flags, check_whole, require
 from jaxdiff.typing import InputError
@@ -223,17 +223,8 @@ def _network(
     """The network, the number of channels of its pictures, and whether it learned the variance."""
 
     def shape(name: str, ndim: int) -> tuple[int, ...]:
-        found = tensors.get(name)
-        if not isinstance(found, np.ndarray):
-            raise InputError(
-                f"{path}: no {name} in it; expected a Unet of denoising-diffusion-pytorch, its own for "
-                "images, of a version with memory keys and values"
-            )
-        if found.ndim != ndim or 0 in found.shape:
-            raise InputError(
-                f"{path}: {name} is {found.shape}, expected {ndim} dimensions, none of 0; a Unet of another kind?"
-            )
-        return tuple(found.shape)
+        kind = "a Unet of denoising-diffusion-pytorch, its own for images, of a version with memory keys and values"
+        return shape_of(tensors, name, path, ndim=ndim, expected=kind)
 
     first, channels = shape("init_conv.weight", 4)[:2]
     outputs = shape("final_conv.weight", 4)[0]
@@ -304,6 +295,7 @@ _BLOCK = {
     "conv2": "block2.proj",
     "norm2": "block2.norm",
     "emb": "mlp.1",
+    "skip": "res_conv",
 }
 
 
@@ -321,9 +313,7 @@ def _places(model: LucidrainsUNet) -> dict[str, Place]:
             attentions[f"{way}_{level}"] = (f"{theirs}.2", full)
             resampled = level < last if way == "down" else level > 0
             places[f"{way}_{level}"] = Place((f"{theirs}.3" + (".1" if resampled else ""),), ones=2)
-    for ours, theirs in residual.items():
-        places |= {f"{ours}/{part}": Place((f"{theirs}.{name}",)) for part, name in _BLOCK.items()}
-        places[f"{ours}/skip"] = Place((f"{theirs}.res_conv",), ones=2)
+    places |= block_places(residual, _BLOCK)
     for ours, (theirs, full) in attentions.items():
         out = f"{theirs}.to_out" + ("" if full else ".0")
         places[f"{ours}_attention"] = Place((theirs,))

@@ -35,6 +35,31 @@ class Place(NamedTuple):
     ones: int = 0
 
 
+def block_places(blocks: Mapping[str, str], parts: Mapping[str, str]) -> dict[str, Place]:
+    """Of residual blocks, from the names of ours to those of theirs, and from the names of a block's parts to those of
+    theirs. The skip is a convolution 1 wide there.
+
+    >>> block_places({"middle_0": "mid.0"}, {"conv1": "conv"})
+    {'middle_0/conv1': Place(names=('mid.0.conv',), order=None, ones=0)}
+    """
+    return {
+        f"{ours}/{part}": Place((f"{theirs}.{name}",), ones=2 * (part == "skip"))
+        for ours, theirs in blocks.items()
+        for part, name in parts.items()
+    }
+
+
+def shape_of(tensors: Mapping[Any, Any], name: str, path: Path, *, ndim: int, expected: str) -> tuple[int, ...]:
+    """The shape of a tensor; `InputError`, which says what was `expected`, if there is none of so many dimensions."""
+    found = tensors.get(name)
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path}: no {name} in it; expected {expected}")
+    if found.ndim != ndim or 0 in found.shape:
+        dimensions = f"{ndim} dimensions, none of them 0"
+        raise InputError(f"{path}: {name} is {found.shape}, expected {dimensions}, as of {expected}")
+    return tuple(found.shape)
+
+
 def from_theirs(path: Path, tensors: Mapping[str, Any], like: PyTree, places: Mapping[str, Place]) -> PyTree:
     """Our parameters, float32, from a state dict.
 

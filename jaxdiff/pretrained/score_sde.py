@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdiff import build
 from jaxdiff.config import Config, Diffusion, NCSNpp
-from jaxdiff.pretrained.base import Pretrained, parameter_shapes
+from jaxdiff.pretrained.base import Pretrained, parameter_shapes, reading
 from jaxdiff.pretrained.matching import Place, from_theirs
 from jaxdiff.pretrained.read import read_weights
 from jaxdiff.schedules import check_choice, check_flags, check_whole, require
@@ -74,13 +74,9 @@ def load_score_sde(
             f"{path}: sde {sde}, but the network has {found} embedding; of those that were trained in continuous time "
             "one of ve has a Fourier embedding, and one of vp or subvp a sinusoidal embedding"
         )
-    try:
+    with reading(path, otherwise="no network of score_sde that is known"):
         model, channels = _network(tensors, frequencies, image_size, fir=fir, skip_rescale=skip_rescale)
         diffusion = _diffusion(sde, sigmas, continuous=continuous)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no network of score_sde that is known ({type(error).__name__}: {error})") from error
     config = Config(model=model, diffusion=diffusion)
     spec = build.Spec((image_size, image_size, channels), None)
     like = parameter_shapes(path, config, spec)
