@@ -29,6 +29,7 @@ from jaxdiff.flops import multiply_adds
 from jaxdiff.models.layers import REMAT
 from jaxdiff.train import init_state, pmapped, train_step
 from jaxdiff.train.parallel import replicate, shard
+from jaxdiff.typing import InputError
 
 Call = Callable[[], None]
 
@@ -90,7 +91,7 @@ def making(config: configs.Config, spec: build.Spec, batch: int, rounds: int) ->
     index = np.arange(batch, dtype=np.int32).reshape(devices, -1)
     labels = None if spec.num_classes is None else index % spec.num_classes
     times = jnp.asarray(build.times(config.sample, schedule), jnp.float32)
-    scale = None if config.sample.guidance == 1 else jnp.float32(config.sample.guidance)
+    scale = None if config.sample.guidance == 1 or labels is None else jnp.float32(config.sample.guidance)
     sampler = build.sampler(config, schedule)
     args = (params, jax.random.key(0), index, labels, sampler, times, scale, jnp.float32(1.0), None)
     program, took, needed = compiled(sampling.pmapped(sampling.generator(config, spec)), *args)
@@ -100,19 +101,33 @@ def making(config: configs.Config, spec: build.Spec, batch: int, rounds: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--size", type=int, required=True, help="height and width of the images")
-    parser.add_argument("--channels", type=int, default=3)
-    parser.add_argument("--classes", type=int, default=None)
-    parser.add_argument("--batch", type=int, default=None, help="of training; default the config's")
-    parser.add_argument("--sample-batch", type=int, default=None, help="default half of it")
+    parser.add_argument("--size", type=count, required=True, help="height and width of the images")
+    parser.add_argument("--channels", type=count, default=3, help="of the images, default %(default)s")
+    parser.add_argument("--classes", type=count, default=None, help="of the labels, default none")
+    parser.add_argument("--batch", type=count, default=None, help="of training; default the config's")
+    parser.add_argument("--sample-batch", type=count, default=None, help="default half of it")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default=None, help="default the config's")
     parser.add_argument("--remat", choices=REMAT, default=None, help="default the config's")
     parser.add_argument("--sampler", choices=["ddim", "ddpm"], default="ddim", help="of one call of the network a step")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=count, default=50)
+    parser.add_argument("--rounds", type=count, default=7)
     parser.add_argument("--row", action="store_true", help="print a row of the table in RESULTS.md too")
     args = parser.parse_args()
+    try:
+        measure(args)
+    except InputError as error:
+        parser.error(str(error))
 
+
+def count(word: str) -> int:
+    """Of the command line: a whole number, at least 1."""
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1; got {word}")
+    return int(word)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Both programs, and what they took."""
     use_recommended_flags()
     config = configs.load(args.config)
     batch, dtype = args.batch or config.train.batch_size, args.dtype or config.model.dtype
@@ -130,10 +145,11 @@ def main() -> None:
     # As papers count: a CPU saves some by a better formula, and what is in cuDNN's attention cannot be counted.
     with mock.patch("jax.default_backend", return_value="gpu"), mock.patch.dict(os.environ, JAXDIFF_ATTENTION="xla"):
         flop = 2 * multiply_adds(call, params, image, jax.ShapeDtypeStruct((1,), jnp.float32))
-    count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
+    millions = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     peak = peak_flops(dtype)
     print(
-        f"{args.config.stem}: {count:.1f}M parameters, {flop / 1e9:.2f} GFLOP forward an image, {dtype}\n"
+        f"{args.config.stem}: {millions:.1f}M parameters, {flop / 1e9:.2f} GFLOP forward an image of "
+        f"{'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes, {dtype}\n"
         f"{jax.local_device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, load "
         f"{os.getloadavg()[0]:.1f}, XLA_FLAGS {os.environ.get('XLA_FLAGS') or 'none'}, "
         f"JAXDIFF_ATTENTION {os.environ.get('JAXDIFF_ATTENTION') or 'not set'}\n"
@@ -141,7 +157,7 @@ def main() -> None:
     )
     devices = jax.local_device_count()
     picture_batch = -(-(args.sample_batch or batch // 2) // devices) * devices
-    calls = args.steps * (1 if config.sample.guidance == 1 else 2)
+    calls = args.steps * (1 if config.sample.guidance == 1 or spec.num_classes is None else 2)
     done = {
         f"training, batch {batch}": (batch, 3 * flop, training(config, spec, args.rounds)),
         f"{args.steps} steps of {args.sampler}, batch {picture_batch}": (

@@ -59,6 +59,27 @@ def load_weights(
         return checkpoints.restore_weights(like, item=item, step=step)
 
 
+def last_step(folder: Path) -> int:
+    """Of the checkpoints in a run; 0 if there are none."""
+    if not (folder / "checkpoints").is_dir():
+        return 0
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        return max(checkpoints.steps(), default=0)
+
+
+def begun_with_init(folder: Path) -> Config | None:
+    """The config of a run that began with an imported network and can be resumed, else None."""
+    if not (folder / "run.json").is_file() or not last_step(folder):
+        return None
+    config, _ = load_run(folder)
+    return None if _description(folder).get("init") is None else config
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
 def check_run(folder: Path, config: Config, resume: str) -> int:
     """The step to resume from, 0 for none; `InputError` where the run may not be started or resumed."""
     for path in (folder, *folder.absolute().parents):
@@ -66,19 +87,16 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
             if not path.is_dir() or not os.access(path, os.W_OK):
                 raise InputError(f"run directory {folder}: cannot be written, {path} is not a folder or not writable")
             break
-    saved = 0
-    if (folder / "checkpoints").is_dir():
-        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-            saved = max(checkpoints.steps(), default=0)
+    if not (folder / "run.json").exists() and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"run directory {folder}: has files in it, but no run; give an empty or a new --run")
+    saved = last_step(folder)
     if saved:
         different = differences(load_run(folder)[0], config)
         if different:
-            started = json.loads((folder / "run.json").read_text()).get("init")
-            hint = "" if started is None else " It was started from the network of an --init."
             lines = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items())
             raise InputError(
                 f"run directory {folder} belongs to a run of another config:{lines}\n"
-                f"Give these as they were to resume it, or another --run for a new one.{hint}"
+                f"Give these as they were to resume it, or another --run for a new one."
             )
     if resume == "must" and not saved:
         raise InputError(f"--resume must: no checkpoint in {folder}")
@@ -87,10 +105,15 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
     return saved
 
 
-def check_data(folder: Path, description: dict[str, Any]) -> None:
-    """Other data under the same name would resume at a place that means something else."""
-    before = json.loads((folder / "run.json").read_text())
-    if before.get("init") != description["init"]:
+def check_data(folder: Path, description: dict[str, Any]) -> int | None:
+    """By what the weights are known that the run started from, None for fresh ones.
+
+    Raises:
+      InputError: other data under the same name, which would resume at a place that means something else; or an --init
+        of other weights.
+    """
+    before = _description(folder)
+    if description["init"] not in (None, before.get("init")):
         raise InputError(f"run directory {folder}: --init has other weights than those it was started from")
     for name in ("image_shape", "num_classes", "images", "checksum"):
         if before.get(name) != description[name]:
@@ -98,6 +121,8 @@ def check_data(folder: Path, description: dict[str, Any]) -> None:
                 f"run directory {folder}: the data has changed, {name} was {before.get(name)} and is "
                 f"{description[name]}. Give the data it was started with, or another --run."
             )
+    started: int | None = before.get("init")
+    return started
 
 
 def make_folder(folder: Path) -> None:

@@ -191,6 +191,14 @@ def test_a_run_of_another_config_is_refused_with_the_keys_and_left_as_it_was(her
     assert {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()} == before
 
 
+def test_a_folder_with_other_things_in_it_is_left_alone(here, capsys):
+    """A network of diffusers, say, which would be taken for a run from then on."""
+    (here / "net").mkdir()
+    (here / "net" / "config.json").write_text("{}")
+    assert "run directory net: has files in it, but no run" in fails(capsys, train_main, "--config tiny.py --run net")
+    assert [path.name for path in (here / "net").iterdir()] == ["config.json"]
+
+
 def test_resuming_with_other_data_under_the_same_name_is_refused(here, capsys):
     rng = np.random.default_rng(0)
     np.savez("images.npz", images=rng.integers(0, 256, (20, 8, 8, 1), np.uint8))
@@ -313,3 +321,5 @@ def test_a_network_by_its_name_keeps_what_all_networks_have(tmp_path, monkeypatc
         train_main(shlex.split("--config c.py --model.network unett"))
     assert stopped.value.code == 2
     assert "unknown network 'unett'. Did you mean unet?" in capsys.readouterr().err
+    train_main(shlex.split(f"{words} --model.network uvit --model.network dit"))  # the last one holds, as of any flag
+    assert re.search(r"model\.network +dit\n", capsys.readouterr().out)

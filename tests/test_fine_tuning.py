@@ -40,10 +40,11 @@ def imported(tmp_path_factory):
     return folder
 
 
-def tune(imported, run, options=""):
+def tune(imported, run, options="", init="--init {}"):
     """Fine-tune; return the parameters before and after."""
+    init = init.format(imported / "net")
     with jax.numpy_dtype_promotion("standard"):
-        train_main(shlex.split(f"--config {imported / 'tune.py'} --init {imported / 'net'} --run {run} {options}"))
+        train_main(shlex.split(f"--config {imported / 'tune.py'} {init} --run {run} {options}"))
     config, spec = runs.load_run(run)
     assert spec == SPEC
     _, after = runs.load_weights(run, config, spec, item="params")
@@ -56,12 +57,14 @@ def changed(before, after):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["--optim.frozen conv_in", "--model.lora-rank 2"])
-def test_it_resumes_as_if_it_had_never_stopped(imported, tmp_path, options):
-    """Two steps and then two more are four, to the bit."""
+@pytest.mark.parametrize(
+    ("options", "init"), [("--optim.frozen conv_in", "--init {}"), ("--model.lora-rank 2", "--init {}-moved"), ("", "")]
+)
+def test_it_resumes_as_if_it_had_never_stopped(imported, tmp_path, options, init):
+    """Two steps and then two more are four, to the bit; with what it began with, or without: the run has all of it."""
     before, whole = tune(imported, tmp_path / "whole", f"{options} --train.steps 4")
     tune(imported, tmp_path / "run", options)
-    _, resumed = tune(imported, tmp_path / "run", f"{options} --train.steps 4")
+    _, resumed = tune(imported, tmp_path / "run", f"{options} --train.steps 4", init)
     chex.assert_trees_all_equal(resumed, whole)
     assert changed(before["params"], whole["params"]) or "lora" in whole
 
@@ -178,6 +181,10 @@ def test_what_does_not_fit_is_refused(imported, tmp_path, capsys):
     assert "no such file or folder" in refused("", init=tmp_path / "none")
     message = fails(capsys, train_main, f"--config {imported / 'tune.py'} --init-options a 1")
     assert "--init-options without --init" in message
+    assert "--model.network dit: the network is that of --init; leave it out" in refused("--model.network dit")
+    wide = imported / "eleven"
+    pretrained.save_diffusers(wide, ours(SMALL, build.Spec((8, 8, 1), 11)))
+    assert "stands for no label, give --init-options null_label true" in refused("", init=wide)
     plain = imported / "unlabelled"
     pretrained.save_diffusers(plain, ours(SMALL, build.Spec((8, 8, 1), None)))
     assert "--data.labels False leaves the labels out" in refused("", init=plain)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_a_network_trained_here_can_be_exported(tmp_path):
     )
     there = ours(model, build.Spec((8, 8, 3), 3))
     pretrained.save_diffusers(tmp_path, there)
-    back = pretrained.load(tmp_path)
+    back = pretrained.load(tmp_path, null_label=False)
     assert (back.spec.num_classes, back.config.model.attention_levels) == (4, (1,))
     x, k, label = np.ones((2, 8, 8, 3), np.float32), np.zeros(2, np.float32), {"label": np.array([0, 3])}
     y = back.network.apply(back.params, x, k, label)
@@ -93,11 +94,32 @@ def test_a_network_trained_here_can_be_exported(tmp_path):
 def test_the_last_class_can_be_the_null_label(tmp_path):
     model, spec = dataclasses.replace(SMALL, null_label=True), build.Spec((8, 8, 3), 3)
     pretrained.save_diffusers(tmp_path, ours(model, spec))
-    back = pretrained.load(tmp_path, null_label=True)
+    back = pretrained.load(tmp_path)
     assert (back.config.model, back.spec) == (model, spec)
+    described = json.loads((tmp_path / "config.json").read_text())
+    unmarked = {name: value for name, value in described.items() if name == "_class_name" or name[0] != "_"}
+    assert unmarked != described
+    (tmp_path / "config.json").write_text(json.dumps(unmarked))  # as diffusers itself writes it
+    assert pretrained.load(tmp_path).spec.num_classes == 4
+    assert pretrained.load(tmp_path, null_label=True).spec == spec
     pretrained.save_diffusers(tmp_path, ours())
-    with pytest.raises(InputError, match="null_label: true or false, of two or more classes"):
-        pretrained.load(tmp_path, null_label=True)
+    for wrong in (True, "maybe"):
+        with pytest.raises(InputError, match=f"null_label: .* true of two or more classes; got {wrong!r} of None"):
+            pretrained.load(tmp_path, null_label=wrong)
+
+
+def test_what_is_written_can_be_read_by_others_than_its_owner(tmp_path):
+    """As any new file, by the umask; and a file in the way is left alone."""
+    before = os.umask(0o022)
+    try:
+        pretrained.save_diffusers(tmp_path / "net", ours())
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "net").iterdir()} == {0o644}
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file: a file; expected a folder"):
+        pretrained.save_diffusers(tmp_path / "file", ours())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_scheduler_is_found_next_door(tmp_path, capsys):

@@ -12,11 +12,11 @@ OF_TRAINING = {"model": ("dropout", "dtype", "remat", "lora_rank"), "diffusion":
 """Settings that are not what a network is, but how it is trained."""
 
 
-def with_network(config: Config, loaded: Pretrained) -> Config:
+def with_network(config: Config, other: Config) -> Config:
     """The config with another's network: of `OF_TRAINING` its own settings, of all else the other's."""
     sections = {}
     for name, own in OF_TRAINING.items():
-        ours, theirs = getattr(config, name), getattr(loaded.config, name)
+        ours, theirs = getattr(config, name), getattr(other, name)
         sections[name] = dataclasses.replace(theirs, **{field: getattr(ours, field) for field in own})
     config = dataclasses.replace(config, **sections)
     if config.model.null_label:
@@ -33,16 +33,19 @@ def check_init(loaded: Pretrained, config: Config, spec: build.Spec) -> None:
     """The imported network must be the one that the data and the settings ask for."""
     if loaded.latents:
         raise InputError("--init: that network makes an autoencoder's latents; train.py trains on pictures alone")
-    if (spec.image_shape[-1], spec.num_classes) != (loaded.spec.image_shape[-1], loaded.spec.num_classes):
-        only_labels = spec.image_shape[-1] == loaded.spec.image_shape[-1] and loaded.spec.num_classes is None
-        hint = "; --data.labels False leaves the labels out" if only_labels else ""
+    channels, classes = loaded.spec.image_shape[-1], loaded.spec.num_classes
+    if (spec.image_shape[-1], spec.num_classes) != (channels, classes):
+        hint = ""
+        if spec.image_shape[-1] == channels and classes is None:
+            hint = "; --data.labels False leaves the labels out"
+        elif classes is not None and spec.num_classes == classes - 1 and not loaded.config.model.null_label:
+            hint = "; if the last of its classes stands for no label, give --init-options null_label true"
         raise InputError(
-            f"--init: that network is for images of {loaded.spec.image_shape[-1]} channels with "
-            f"{loaded.spec.num_classes or 'no'} classes, {config.data.name} has {spec.image_shape[-1]} and "
-            f"{spec.num_classes or 'none'}{hint}"
+            f"--init: that network is for images of {channels} channels with {classes or 'no'} classes, "
+            f"{config.data.name} has {spec.image_shape[-1]} and {spec.num_classes or 'none'}{hint}"
         )
     different = configs.differences(
-        dataclasses.replace(with_network(config, loaded), train=config.train, sample=config.sample), config
+        dataclasses.replace(with_network(config, loaded.config), train=config.train, sample=config.sample), config
     )
     if different:
         lines = ", ".join(f"{name} {there!r}, not {asked!r}" for name, (there, asked) in different.items())

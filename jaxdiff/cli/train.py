@@ -64,6 +64,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path, nargs="?")
+    first.add_argument("--run", type=Path, nargs="?")
     first.add_argument("--init", type=Path, nargs="?")
     first.add_argument("--init-options", "--init_options", nargs="*", default=[])  # tyro takes both
     first.add_argument("--model.network", nargs="?", dest="network")
@@ -74,11 +75,17 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
         network = build.named(configs.NETWORKS, given.network, "network")
         shared = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(configs.Model)}
         settings = dataclasses.replace(settings, model=network(**shared | {"network": given.network}))
-    loaded = None
-    if given.init is not None:
+    loaded, begun = None, None
+    if given.config is not None:
+        begun = runs.begun_with_init(_folder(given.run, given.config))
+    if given.init is not None and (begun is None or given.init.exists()):
         words = given.init_options
         loaded = load_pretrained(given.init, tuple(zip(words[::2], words[1::2])))
-        settings = with_network(settings, loaded)
+        if given.network not in (None, loaded.config.model.network):
+            raise InputError(f"--model.network {given.network}: the network is that of --init; leave it out")
+        settings = with_network(settings, loaded.config)
+    elif begun is not None:  # all that is needed of the imported network is in the run
+        settings = with_network(settings, begun)
     elif given.init_options:
         raise InputError("--init-options without --init")
     default = TrainCommand(config=tyro.MISSING if given.config is None else given.config, settings=settings)
@@ -87,9 +94,13 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     return tyro.cli(TrainCommand, args=args, default=default, prog="train.py", config=only), loaded
 
 
+def _folder(run: Path | None, config: Path) -> Path:
+    return run or Path("runs") / config.stem
+
+
 def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) -> None:
     config = command.settings
-    folder = command.run or Path("runs") / command.config.stem
+    folder = _folder(command.run, command.config)
 
     # Everything that can be wrong is found before data is read, anything is compiled, or a file is written.
     configs.check(config)
@@ -118,7 +129,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     spec = build.Spec(source.image_shape, source.num_classes)
     description = runs.describe(config, source, init=None if loaded is None else loaded.params)
     if saved:
-        runs.check_data(folder, description)
+        description["init"] = runs.check_data(folder, description)
         _tell_of_decay(folder, config)
     build.network(config, spec)
     tx = build.optimizer(config)
@@ -146,18 +157,20 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
 
     iterator = batches(source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip)
     runs.make_folder(folder)
+    if not saved:  # before anything else: by it the folder is known as a run's
+        runs.write_description(folder, description)
     with Checkpoints(folder / "checkpoints", keep=config.log.keep) as checkpoints:
         if saved:
             state, train_key, place = checkpoints.restore(like, train_key)
             iterator.set_state(place)
+            runs.write_description(folder, description)
         else:
             state, train_key = replicate((initial(), train_key))
-        runs.write_description(folder, description)
         pictures = sampling.pmapped(sampling.generator(config, spec))
 
         print(
             f"{config.data.name}: {len(source):,} images {'x'.join(map(str, spec.image_shape))}, "
-            f"{spec.num_classes or 'no'} classes; {_count(like):,} parameters; "
+            f"{spec.num_classes or 'no'} classes; parameters: {_parameters(config, like)}; "
             f"{devices} x {jax.devices()[0].device_kind}\n"
             f"{folder}: from step {saved} to {config.train.steps}; the first step compiles\n"
             f"XLA_FLAGS: {os.environ.get('XLA_FLAGS') or 'none'}",
@@ -274,8 +287,12 @@ def _sample_grid(pictures: Any, config: Config, spec: build.Spec, params: Any, k
     return grid(images, columns=classes if classes and classes <= num and classes <= 16 else None)
 
 
-def _count(state: TrainState) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+def _parameters(config: Config, state: TrainState) -> str:
+    """How many there are, and of these are trained."""
+    leaves, moved = jax.tree.leaves(state.params), build.trained(config)
+    some = jax.tree.leaves(moved(state.params)) if moved else [True] * len(leaves)
+    trained = sum(leaf.size for leaf, yes in zip(leaves, some) if yes)
+    return f"{sum(leaf.size for leaf in leaves):,}, of which {trained:,} are trained"
 
 
 def _print_plan(
@@ -298,10 +315,7 @@ def _print_plan(
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {folder}")
     print(f"{'images':30} {'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes")
-    moved = build.trained(config)
-    some = jax.tree.leaves(moved(state.params)) if moved else [True] * len(jax.tree.leaves(state.params))
-    trained = sum(leaf.size for leaf, yes in zip(jax.tree.leaves(state.params), some) if yes)
-    print(f"{'parameters':30} {_count(state):,}, of which {trained:,} are trained")
+    print(f"{'parameters':30} {_parameters(config, state)}")
     print(f"{'modules':30} {' '.join(sorted(state.params['params']))}")
     print(f"{'devices':30} {devices} ({jax.devices()[0].device_kind}), batch {share} each, {per_call} steps per call")
     if memory is not None:

@@ -56,7 +56,7 @@ _UNET: dict[str, Any] = {
 }
 
 
-def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretrained:
+def load_diffusers(folder: Path | str, *, null_label: bool | None = None) -> Pretrained:
     """The `UNet2DModel` or `DiTTransformer2DModel` of a folder that diffusers' `save_pretrained` wrote, or of a
     pipeline's, with its scheduler.
 
@@ -69,8 +69,8 @@ def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretraine
       folder: with config.json and diffusion_pytorch_model.safetensors or .bin, or with these in `unet` or
         `transformer`. Its scheduler_config.json, there or in `scheduler`, says how it was trained; without one it is
         taken for DDPM's, a linear table of 1,000 steps and the prediction of eps.
-      null_label: of a U-Net: the last of its classes stands for no label, so that it can be guided; as in what
-        `save_diffusers` makes of a class-conditional network that was trained here. A DiT has a null label anyway.
+      null_label: of a U-Net: the last of its classes stands for no label, so that it can be guided. None: it does so in
+        what `save_diffusers` wrote of a class-conditional network that was trained here. A DiT has a null label anyway.
 
     Raises:
       InputError: files that are missing or broken; an argument that our networks have not; weights that do not fit.
@@ -95,8 +95,13 @@ def load_diffusers(folder: Path | str, *, null_label: bool = False) -> Pretraine
         raise InputError(f"{folder}: no arguments of a {name} and a scheduler ({error})") from error
     latents = any((folder / part).is_dir() for part in ("vae", "vqvae")) or spec.image_shape[-1] not in PICTURES
     sample = dataclasses.replace(sample, clip=sample.clip and not latents)
+    if null_label is None:
+        null_label = described.get(_NULL_LABEL, False)
+    require(
+        null_label is False or (null_label is True and (model.null_label or (spec.num_classes or 0) > 1)),
+        f"null_label: expected true or false, true of two or more classes; got {null_label!r} of {spec.num_classes}",
+    )
     if null_label and not model.null_label:
-        require(null_label is True and (spec.num_classes or 0) > 1, "null_label: true or false, of two or more classes")
         model = dataclasses.replace(model, null_label=True)
         spec = spec._replace(num_classes=(spec.num_classes or 0) - 1)
     config = Config(model=model, diffusion=diffusion, sample=sample)
@@ -125,7 +130,8 @@ def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
     """
     folder = Path(folder)
     need_safetensors(folder)
-    from safetensors.numpy import save_file
+    require(folder.is_dir() or not folder.exists(), f"{folder}: a file; expected a folder, or a new name for one")
+    from safetensors.numpy import save
 
     config, spec = pretrained.config, pretrained.spec
     model = config.model
@@ -135,9 +141,13 @@ def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
     scheduler = scheduler_of(config.diffusion, config.sample)
     tensors = to_theirs(merged(pretrained.params), _places(model))
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / f"{_WEIGHTS}.safetensors", metadata={"format": "pt"})
+    (folder / f"{_WEIGHTS}.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
     (folder / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+
+
+_NULL_LABEL = "_jaxdiff_null_label"
+"""Ours in config.json: the last class stands for no label. diffusers reads over names that begin with a dash below."""
 
 
 def _complete(described: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -326,7 +336,7 @@ def _unet_arguments(m: UNet, diffusion: Diffusion, spec: build.Spec, params: PyT
         "resnet_time_scale_shift": "scale_shift" if m.scale_shift else "default",
         "add_attention": m.middle_attention,
         "num_class_embeds": None if spec.num_classes is None else spec.num_classes + m.null_label,
-    }
+    } | ({_NULL_LABEL: True} if spec.num_classes is not None and m.null_label else {})
 
 
 class _Class(NamedTuple):

@@ -57,7 +57,7 @@ def load(path: Path | str, **options: Any) -> Pretrained:
     known = ", ".join(FILES)
     raise InputError(
         f"{path}: whose weights these are is not known; expected those of a network of {known} (of a folder of "
-        f"diffusers give the folder). It has {len(names)} tensors, such as {', '.join(names[:3]) or 'none'}"
+        f"diffusers give the folder). It has {len(names)} tensors, such as {', '.join(sorted(names)[:3]) or 'none'}"
     )
 
 

@@ -76,7 +76,7 @@ def read_weights(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'a folder; expected a file of weights' if path.is_dir() else 'no such file'}")
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import ClassVar, Literal
 
+Name = Literal["unet", "lucidrains", "ncsnpp", "dit", "uvit", "edm2"]
+"""Of a network; `NETWORKS` has their settings."""
+
 Rules = dict[str, tuple[bool, str]]
 """By field: whether its value will do, and what is expected."""
 
@@ -14,7 +17,7 @@ class Model:
     forced_weight_norm: ClassVar[bool] = False
     """Its kernels have no say in their norm, which training should keep; see jaxdiff.train.normalized."""
 
-    network: str = ""
+    network: Name
     """Which one it is; what follows are its own settings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, normalisation and output are float32."""
@@ -35,7 +38,9 @@ class Model:
 
     def rules(self) -> Rules:
         """What the fields of this network may be."""
+        own = next(field.default for field in dataclasses.fields(self) if field.name == "network")
         return {
+            "network": (self.network == own, f"{own}, which is the name of {type(self).__name__}"),
             "dropout": (0 <= self.dropout < 1, "0 <= rate < 1"),
             "lora_rank": (self.lora_rank >= 0, "0 or more"),
         }

@@ -1,9 +1,9 @@
 """Settings of EDM2's magnitude-preserving U-Net."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from jaxdiff.config.networks.base import Model, Rules
+from jaxdiff.config.networks.base import Model, Name, Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,7 @@ class EDM2UNet(Model):
 
     forced_weight_norm: ClassVar[bool] = True
 
-    network: Literal["edm2"] = "edm2"
+    network: Name = "edm2"
     """Which one it is; what follows are its own settings."""
     channels: int = 192
     """Channels of the first level: 128 (XS), 192 (S), 256 (M), 320 (L), 384 (XL), 448 (XXL)."""

@@ -4,14 +4,14 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxdiff.config.networks.base import Model, Rules
+from jaxdiff.config.networks.base import Model, Name, Rules
 
 
 @dataclasses.dataclass(frozen=True)
 class LucidrainsUNet(Model):
     """The U-Net of lucidrains' denoising-diffusion-pytorch; see jaxdiff.models.LucidrainsUNet."""
 
-    network: Literal["lucidrains"] = "lucidrains"
+    network: Name = "lucidrains"
     """Which one it is; what follows are its own settings."""
     channels: int = 64
     """The unit of channels."""

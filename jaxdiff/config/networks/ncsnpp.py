@@ -4,14 +4,14 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxdiff.config.networks.base import Model, Rules
+from jaxdiff.config.networks.base import Model, Name, Rules
 
 
 @dataclasses.dataclass(frozen=True)
 class NCSNpp(Model):
     """DDPM++ and NCSN++ of score_sde; see jaxdiff.models.NCSNpp."""
 
-    network: Literal["ncsnpp"] = "ncsnpp"
+    network: Name = "ncsnpp"
     """Which one it is; what follows are its own settings."""
     channels: int = 128
     """Channels of the first level."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxdiff.config.networks.base import Model, Rules
+from jaxdiff.config.networks.base import Model, Name, Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _rotary(width: int, model: Transformer) -> tuple[bool, str]:
 class DiT(Transformer):
     """The diffusion transformer; see jaxdiff.models.DiT. Its sizes are in jaxdiff.models.DIT_SIZES; this is S."""
 
-    network: Literal["dit"] = "dit"
+    network: Name = "dit"
     """Which one it is; what follows are its own settings."""
     width: int = 384
     """Channels of a patch."""
@@ -78,7 +78,7 @@ class DiT(Transformer):
 class UViT(Transformer):
     """A U-Net with a transformer as its lowest level, for large images; see jaxdiff.models.UViT."""
 
-    network: Literal["uvit"] = "uvit"
+    network: Name = "uvit"
     """Which one it is; what follows are its own settings."""
     channels: int = 128
     """Channels of the first level."""

@@ -2,16 +2,15 @@
 
 import dataclasses
 import math
-from typing import Literal
 
-from jaxdiff.config.networks.base import Model, Rules
+from jaxdiff.config.networks.base import Model, Name, Rules
 
 
 @dataclasses.dataclass(frozen=True)
 class UNet(Model):
     """The U-Net of DDPM and ADM; see jaxdiff.models.UNet."""
 
-    network: Literal["unet"] = "unet"
+    network: Name = "unet"
     """Which one it is; what follows are its own settings."""
     channels: int = 128
     """Channels of the first level."""
