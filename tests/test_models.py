@@ -185,13 +185,39 @@ LABEL = {"label": jnp.zeros(BATCH, jnp.int32)}
         (LABELLED, None, "takes labels; cond has nothing"),
         (LABELLED, {"image": jnp.zeros((BATCH, 8, 8, 1))}, r"takes labels; cond has \['image'\]"),
         (PLAIN, LABEL, r"takes no labels \(num_classes is None\); cond has \['label'\]"),
-        (PLAIN, {"labels": LABEL["label"]}, r"cond may have 'label' and 'image'; got \['labels'\]"),
+        (PLAIN, {"labels": LABEL["label"]}, r"cond is a dictionary of 'label' and 'image'; got \['labels'\]"),
+        (LABELLED, LABEL["label"], "cond is a dictionary of 'label' and 'image'; got "),
+        (LABELLED, {"label": LABEL["label"][:1]}, rf"one for each of {BATCH} examples; got int32 \(1,\)"),
+        (LABELLED, {"label": jnp.zeros(BATCH)}, rf"labels are integers \[B\].*; got float32 \({BATCH},\)"),
+        (LABELLED, LABEL | {"image": jnp.zeros((BATCH, 4, 4, 1))}, r"cond\['image'\] .* is not of the size of x"),
     ],
 )
 def test_missing_and_unexpected_conditions_are_refused(names, cond, message):
     for name in names:
         with pytest.raises(InputError, match=message):
             shapes(NETS[name], jnp.zeros((BATCH, 8, 8, 3)), jnp.zeros(BATCH), cond)
+
+
+@every
+def test_other_shapes_are_refused(name):
+    net = NETS[name]
+    x, c_noise, cond = inputs(net)
+    for shape in ((), (BATCH + 1,), (BATCH, 1)):
+        with pytest.raises(InputError, match=re.escape(f"c_noise is [B], one for each of x {x.shape}; got {shape}")):
+            shapes(net, x, jnp.zeros(shape), cond)
+    with pytest.raises(InputError, match=r"x is \[B, ..., C\], a batch of sequences, images or videos; got \(8, 3\)"):
+        shapes(net, x[0, 0], c_noise, cond)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_that_there_are_not_are_refused(name):
+    """Those of a compiled program cannot be looked at: they make NaN, as any embedding of Flax does."""
+    net = NETS[name]
+    x, c_noise, _ = inputs(net)
+    params = shapes(net, x, c_noise, LABEL)
+    wrong = {"label": jnp.full(BATCH, net.num_classes + 1)}
+    with pytest.raises(InputError, match=rf"from 0 to {net.num_classes}; got \[{net.num_classes + 1}, "):
+        net.apply(jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), params), x, c_noise, wrong)
 
 
 @pytest.mark.parametrize("name", LABELLED)

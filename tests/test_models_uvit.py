@@ -140,7 +140,7 @@ def test_a_transformer_alone():
     [
         ({}, (8, 6), "UViT: 2 levels halve the image, in patches of 2, 1 times, so its size must be divisible by 4; got 8x6"),
         ({"patch": 1, "multipliers": (1, 1, 1)}, (6, 8), "UViT: 3 levels halve the image 2 times, .* by 4; got 6x8"),
-        ({"patch": 0}, (8, 8), "in patches of 0"),
+        ({"patch": 0}, (8, 8), "patches of 0"),
         ({"heads": 3}, (8, 8), "16 channels cannot be split into 3 heads"),
         ({"rotary": True, "heads": 8}, (8, 8), "heads of 2 channels cannot be turned along 2 axes"),
     ],

@@ -81,6 +81,14 @@ def test_the_sampler_of_contributing_is_ddim(tmp_path):
         np.testing.assert_allclose(ours, ddim, rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_in_your_own_code():
+    """docs/networks.md's: a network that is as fresh as it says makes zeros of x's shape."""
+    names = {}
+    exec(blocks("docs/networks.md", "python")[0], names)
+    assert names["y"].dtype == jnp.float32
+    np.testing.assert_array_equal(names["y"], jnp.zeros_like(names["x"]))
+
+
 def test_commands_name_files_and_options_that_exist():
     text = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
     for page in sorted((ROOT / "docs").glob("*.md")):

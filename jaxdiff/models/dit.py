@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import init_default, init_zero, wide
 from jaxdiff.models.network import Network
 from jaxdiff.models.resampling import patches, unpatches
@@ -48,7 +48,7 @@ class DiT(Network):
       freq_shift: of the embedding of time; see `embed.sinusoidal`.
 
     Raises:
-      InputError: a size that makes no patches, missing or unexpected labels or other conditions, channels that cannot
+      InputError: a size that makes no patches, missing or unexpected labels or other channels that cannot
         be split into heads.
 
     Source: Peebles & Xie 2022 (arXiv 2212.09748), section 3.2. `norm`, `mlp` and `qk_norm`: see
@@ -76,7 +76,7 @@ class DiT(Network):
     ) -> Array:
         """Apply the network, as `UNet.__call__`."""
         out_channels = self.out_channels or x.shape[-1]
-        x, labels = conditions(x, cond, num_classes=self.num_classes, network="DiT")
+        x, labels = self.conditions(x, c_noise, cond)
         precision = wide(self.dtype)
 
         small = nn.initializers.normal(0.02)

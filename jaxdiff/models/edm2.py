@@ -7,7 +7,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions
 from jaxdiff.models.layers import Dropout, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.magnitude import Conv, CosineAttention, Embed, mp_cat, mp_fourier, mp_silu, mp_sum, pixel_norm
@@ -77,7 +76,7 @@ class EDM2UNet(Network):
       label_balance: t of the sum of the two embeddings: the share of the label.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected conditions, channels that make no heads.
+      InputError: a size that cannot be halved, missing or unexpected channels that make no heads.
 
     Source: Karras et al. 2023 (arXiv 2312.02696), config G of table 1, appendix B.
     """
@@ -99,7 +98,7 @@ class EDM2UNet(Network):
         *size, in_channels = x.shape[1:]
         levels = len(self.multipliers)
         check_size(size, levels=levels, network="EDM2UNet")
-        x, labels = conditions(x, cond, num_classes=self.num_classes, network="EDM2UNet")
+        x, labels = self.conditions(x, c_noise, cond)
 
         dtype, width = self.dtype, 4 * self.channels
         emb = Conv(width, dtype=dtype, name="noise")(mp_fourier(c_noise, channels=self.channels))

@@ -201,26 +201,3 @@ def check_words(network: str, given: Mapping[str, str], known: Mapping[str, Sequ
     for name, word in given.items():
         if word not in known[name]:
             raise InputError(f"{network}: {name} {word!r}; expected one of {', '.join(known[name])}")
-
-
-def conditions(
-    x: Array, cond: Mapping[str, Array] | None, *, num_classes: int | None, network: str
-) -> tuple[Array, Array | None]:
-    """x with a conditioning image as further channels, and the labels, of `cond`.
-
-    Raises:
-      InputError: labels for a network without classes, none for one with, or anything but `label` and `image`.
-
-    >>> x, labels = conditions(jnp.ones((1, 2, 3)), {"image": jnp.zeros((1, 2, 1))}, num_classes=None, network="UNet")
-    >>> x.shape, labels
-    ((1, 2, 4), None)
-    """
-    cond = cond or {}
-    if (num_classes is not None) != ("label" in cond):
-        expected = "labels" if num_classes is not None else "no labels (num_classes is None)"
-        raise InputError(f"{network}: this network takes {expected}; cond has {sorted(cond) or 'nothing'}")
-    if set(cond) - {"label", "image"}:
-        raise InputError(f"{network}: cond may have 'label' and 'image'; got {sorted(cond)}")
-    if "image" in cond:
-        x = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
-    return x, cond.get("label")

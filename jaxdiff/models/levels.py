@@ -60,8 +60,10 @@ def check_size(size: Sequence[int], *, levels: int, network: str, patch: int = 1
     jaxdiff.typing.InputError: UNet: 4 levels halve the image 3 times, so its size must be divisible by 8; got 28x28. \
 Use fewer multipliers, or pad or resize the images.
     """
+    if levels < 1 or patch < 1:
+        raise InputError(f"{network}: {levels} levels, patches of {patch}; expected at least one level, and 1 point")
     factor = patch * 2 ** (levels - 1)
-    if patch < 1 or any(n % factor for n in size):
+    if any(n % factor for n in size):
         patches = f", in patches of {patch}," if patch != 1 else ""
         raise InputError(
             f"{network}: {levels} levels halve the image{patches} {levels - 1} times, so its size must be divisible by "

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.attention import AttentionBlock, attend, linear_attend
-from jaxdiff.models.embed import Fourier, conditions, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import Fourier, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import (
     Dropout,
     RMSNorm,
@@ -75,7 +75,7 @@ class LucidrainsUNet(Network):
       max_period: of the former.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, unknown frequencies.
+      InputError: a size that cannot be halved, missing or unexpected labels or other unknown frequencies.
 
     Source: the network has no paper. Its parts: Zhang & Sennrich 2019 (arXiv 1910.07467), Shen et al. 2018
     (arXiv 1812.01243), Sukhbaatar et al. 2019 (arXiv 1907.01470), and the block's order of Ho et al.'s successors.
@@ -99,7 +99,7 @@ class LucidrainsUNet(Network):
         """Apply the network, as `UNet.__call__`."""
         *size, in_channels = x.shape[1:]
         check_size(size, levels=len(self.multipliers), network="LucidrainsUNet")
-        x, labels = conditions(x, cond, num_classes=self.num_classes, network="LucidrainsUNet")
+        x, labels = self.conditions(x, c_noise, cond)
 
         block = partial(rematerialised(Block, self.remat), dropout=self.dropout, dtype=self.dtype)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.attention import AttentionBlock
-from jaxdiff.models.embed import check_words, conditions, fourier, normal_frequencies, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import check_words, fourier, normal_frequencies, sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, scaled, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.network import Network
@@ -81,7 +81,7 @@ class NCSNpp(Network):
         *size, in_channels = x.shape[1:]
         last = len(self.multipliers) - 1
         check_size(size, levels=last + 1, network="NCSNpp")
-        x, labels = conditions(x, cond, num_classes=self.num_classes, network="NCSNpp")
+        x, labels = self.conditions(x, c_noise, cond)
 
         factor = 1 / math.sqrt(2) if self.skip_rescale else 1.0
         norm = partial(GroupNorm, 32, eps=1e-6, least=4)

@@ -1,9 +1,13 @@
 """What all networks have."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+
+from jaxdiff.typing import Array, InputError
 
 
 class Network(nn.Module, kw_only=True):
@@ -25,3 +29,39 @@ class Network(nn.Module, kw_only=True):
     dtype: Any = jnp.float32
     remat: str = "none"
     null_label: bool = True
+
+    def conditions(self, x: Array, c_noise: Array, cond: Mapping[str, Array] | None) -> tuple[Array, Array | None]:
+        """x with a conditioning image as further channels, and the labels, of `cond`.
+
+        Raises:
+          InputError: labels for a network without classes, none for one with, or others than it has; anything in `cond`
+            but `label` and `image`; anything that is not one for each example.
+        """
+        name, batch = type(self).__name__, x.shape[:1]
+        if x.ndim < 3:
+            raise InputError(f"{name}: x is [B, ..., C], a batch of sequences, images or videos; got {x.shape}")
+        if jnp.shape(c_noise) != batch:
+            raise InputError(f"{name}: c_noise is [B], one for each of x {x.shape}; got {jnp.shape(c_noise)}")
+        if not isinstance(cond, Mapping | None) or set(cond or {}) - {"label", "image"}:
+            found = sorted(cond) if isinstance(cond, Mapping) else type(cond).__name__
+            raise InputError(f"{name}: cond is a dictionary of 'label' and 'image'; got {found}")
+        cond = cond or {}
+        if (self.num_classes is not None) != ("label" in cond):
+            expected = "labels" if self.num_classes is not None else "no labels (num_classes is None)"
+            raise InputError(f"{name}: this network takes {expected}; cond has {sorted(cond) or 'nothing'}")
+        if "label" in cond:
+            self._check_labels(cond["label"], batch)
+        if "image" in cond:
+            if cond["image"].shape[:-1] != x.shape[:-1]:
+                raise InputError(f"{name}: cond['image'] {cond['image'].shape} is not of the size of x {x.shape}")
+            x = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
+        return x, cond.get("label")
+
+    def _check_labels(self, labels: Array, batch: tuple[int, ...]) -> None:
+        labels = jnp.asarray(labels)
+        last = (self.num_classes or 0) - (not self.null_label)
+        expected = f"{type(self).__name__}: labels are integers [B] from 0 to {last}"
+        if labels.shape != batch or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise InputError(f"{expected}, one for each of {batch[0]} examples; got {labels.dtype} {labels.shape}")
+        if not isinstance(labels, jax.core.Tracer) and not bool(((labels >= 0) & (labels <= last)).all()):
+            raise InputError(f"{expected}; got {labels.tolist()}")

@@ -38,7 +38,9 @@ def patches(x: Array, size: int) -> Array:
     [[[0.0, 1.0], [2.0, 3.0]]]
     """
     batch, *space, channels = x.shape
-    if size < 1 or any(n % size for n in space):
+    if size < 1:
+        raise InputError(f"patches of {size}: expected at least 1 point in each dimension of space")
+    if any(n % size for n in space):
         raise InputError(
             f"patches of {size}: the image's size must be divisible by it; got {'x'.join(map(str, space))}. Use "
             "another patch, or pad or resize the images."

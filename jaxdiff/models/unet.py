@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.attention import AttentionBlock
-from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.network import Network
@@ -46,7 +46,7 @@ class UNet(Network):
       cos_first: likewise.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
+      InputError: a size that cannot be halved, missing or unexpected labels or other channels that cannot
         be split into heads.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.
@@ -87,7 +87,7 @@ class UNet(Network):
         *size, in_channels = x.shape[1:]
         levels = len(self.multipliers)
         check_size(size, levels=levels, network="UNet")
-        x, labels = conditions(x, cond, num_classes=self.num_classes, network="UNet")
+        x, labels = self.conditions(x, c_noise, cond)
         emb = embed_time(self, c_noise)
         emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
         h, skips = encode(self, x, emb, key)

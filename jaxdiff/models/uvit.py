@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import conditions, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import sinusoidal, time_mlp, with_label
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.network import Network
@@ -45,7 +45,7 @@ class UViT(Network):
         with the depth.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
+      InputError: a size that cannot be halved, missing or unexpected labels or other channels that cannot
         be split into heads.
 
     Source: Hoogeboom et al. 2023 (arXiv 2301.11093), section 3: the transformer in place of convolutions, without skips
@@ -76,7 +76,7 @@ class UViT(Network):
         """Apply the network, as `UNet.__call__`."""
         *size, in_channels = x.shape[1:]
         check_size(size, levels=len(self.multipliers), network="UViT", patch=self.patch)
-        x, labels = conditions(x, cond, num_classes=self.num_classes, network="UViT")
+        x, labels = self.conditions(x, c_noise, cond)
         emb = sinusoidal(c_noise, channels=self.channels)
         emb = time_mlp(emb, width=4 * self.channels, dtype=self.dtype)
         emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
