@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
 from jaxdiff import runs, sampling
+from jaxdiff.config import Config
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -35,23 +37,34 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
 
 
+def with_dtype(config: Config, dtype: str) -> Config:
+    """The same, computing in `dtype`."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/digits"))
     parser.add_argument("--guidance", type=float, help="default: the run's")
     parser.add_argument("--steps", type=int, help="default: the run's")
+    parser.add_argument("--sampler", help="default: the run's")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the computation; default: the run's")
+    parser.add_argument(
+        "--against", choices=["float32"], help="say also how far the pictures are from those in float32"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     data = load_digits()
     real, target = data.images.reshape(-1, 64), data.target
     config, spec = runs.load_run(args.run)
-    given = {name: value for name in ("guidance", "steps") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in ("guidance", "steps", "sampler") if (value := getattr(args, name)) is not None}
     config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
+    config = with_dtype(config, args.dtype or config.model.dtype)
     step, params = runs.load_weights(args.run, config, spec)
     program = sampling.pmapped(sampling.generator(config, spec))
 
-    def digits(labels: np.ndarray, stream: int) -> np.ndarray:
+    def digits(labels: np.ndarray, stream: int, program: Any = program) -> np.ndarray:
         key = jax.random.fold_in(jax.random.key(args.seed), stream)
         parts = sampling.in_batches(program, config, params, key, labels.astype(np.int32), num=len(labels), batch=256)
         return np.rint(np.concatenate(list(parts)).reshape(-1, 64) * (16 / 255))
@@ -63,7 +76,10 @@ def main() -> None:
 
     x, x_held, y, y_held = train_test_split(real, target, test_size=0.2, random_state=0, stratify=target)
     classifier = SVC(kernel="rbf", gamma=0.001, C=10).fit(x, y)
-    print(f"run {args.run}, step {step}, {config.sample.sampler} {config.sample.steps} steps, seed {args.seed}")
+    print(
+        f"run {args.run}, step {step}, {config.sample.sampler} {config.sample.steps} steps, "
+        f"{config.model.dtype}, seed {args.seed}"
+    )
     print(f"guidance scale                          {config.sample.guidance}")
     print(f"classifier on held-out real digits      {100 * classifier.score(x_held, y_held):.2f} %")
     print(f"samples of the class asked for          {100 * classifier.score(samples, labels):.2f} %")
@@ -74,6 +90,11 @@ def main() -> None:
     print(f"Frechet distance, halves of the data     {np.mean(halves):.2f} (20 splits, {np.std(halves):.2f} apart)")
     print(f"Frechet distance, samples to the data   {distance:.2f}")
     print(f"ratio                                   {distance / np.mean(halves):.2f}")
+    if args.against is not None:
+        other = sampling.pmapped(sampling.generator(with_dtype(config, args.against), spec))
+        levels = np.abs(samples - digits(labels, 0, other))
+        far = 100 * (levels > 1).mean()
+        print(f"levels (0..16) from {args.against}'s         mean {levels.mean():.3f}, {far:.2f} % by more than one")
     print(f"{len(samples) + len(like_data)} samples in {seconds:.0f} s on {jax.devices()[0].device_kind}")
 
 
