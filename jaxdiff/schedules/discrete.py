@@ -34,6 +34,8 @@ class Discrete(VariancePreserving):
     >>> schedule = Discrete((0.1, 0.5))
     >>> [round(float(schedule.alpha(t)) ** 2, 6) for t in (0.0, 0.5, 1.0)]
     [1.0, 0.9, 0.45]
+    >>> schedule
+    Discrete(betas=(0.1, ..., 0.5), T=2)
 
     Source: Ho et al. 2020 (arXiv 2006.11239), eq. 2 and 4.
     """
@@ -52,6 +54,9 @@ class Discrete(VariancePreserving):
                 f"betas: every beta must lie in (0, 1), and only the last may be 1, but betas[{k}] = {betas[k]}"
             )
         object.__setattr__(self, "betas", tuple(float(b) for b in betas))
+
+    def __repr__(self) -> str:
+        return f"Discrete(betas=({self.betas[0]:.6g}, ..., {self.betas[-1]:.6g}), T={self.T})"  # not all thousand
 
     @property
     def T(self) -> int:
