@@ -1,7 +1,7 @@
 """Every GPU figure of RESULTS.md in one command: measures, and writes the tables between the marks in that file.
 
-pip install diffusers && pip install -e '.[pretrained]'
-python benchmarks/gpu.py            # an H200 takes some twenty minutes; --only training leaves PyTorch out
+pip install -e '.[parity]'
+python benchmarks/gpu.py            # --only training leaves PyTorch out
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
             options = ["--size", size, *labels, "--batch", batch, "--dtype", args.dtype]
             command = ["benchmarks/throughput.py", "--config", config, *options]
             said.append(run(*command))
-            if name in ATTENTION:
+            if name in ATTENTION and args.dtype == "bfloat16":
                 said.append(run(*command, JAXDIFF_ATTENTION="xla"))
             said += [run(*command, "--remat", remat) for remat in ("products", "blocks")]
     if args.only != "training":

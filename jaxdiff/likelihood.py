@@ -24,7 +24,7 @@ from jaxdiff.ode import Solver, integrate, scale_clock, straight_slope
 from jaxdiff.process import Variance, q_sample
 from jaxdiff.samplers.base import check_times
 from jaxdiff.schedules import as_float, check_monotone, check_whole, expand, require
-from jaxdiff.typing import Array, Denoiser, Noise, Schedule
+from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
 
 
 def vlb(
@@ -175,7 +175,7 @@ def ode(
       rtol, atol, solver, max_steps: as of `ode.solve`; the tolerances are of the log-density in nats, too.
 
     Raises:
-      InputError: diffrax is not installed, or `start` is not positive.
+      InputError: diffrax is not installed, or `start` is not positive, or the denoiser has no forward-mode derivative.
       RuntimeError: when it runs: `max_steps` do not suffice.
 
     >>> from jaxdiff import schedules, testing
@@ -205,9 +205,17 @@ def ode(
     times = as_float(start), jnp.ones_like(as_float(start))
     (scale, tau), (last_scale, last_tau) = (scale_clock(t, schedule=schedule) for t in times)
     y = x / expand(scale, x), jnp.zeros(x.shape[:1], x.dtype)
-    (z, change), nfe = integrate(
-        with_trace, y, tau, last_tau, schedule=schedule, rtol=rtol, atol=atol, solver=solver, max_steps=max_steps
-    )
+    try:
+        (z, change), nfe = integrate(
+            with_trace, y, tau, last_tau, schedule=schedule, rtol=rtol, atol=atol, solver=solver, max_steps=max_steps
+        )
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise InputError(
+            "likelihood.ode: the network has no forward-mode derivative, as attention by cuDNN has none; compute in "
+            "float32, or set JAXDIFF_ATTENTION=xla"
+        ) from error
     latent = expand(last_scale, z) * z
     if prior_log_density is None:
         log_std = jnp.log(schedule.sigma(times[1])).astype(x.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxdiff.data.images import write_atomically
+from jaxdiff.files import write_atomically
 
 
 class Report:
@@ -30,7 +30,7 @@ class Report:
         self._window: defaultdict[str, list[float]] = defaultdict(list)
         path = folder / "metrics.jsonl"
         kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= start)
-        write_atomically(path, lambda file: file.write(kept.encode()))
+        write_atomically(path, kept.encode())
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         quiet = {} if sys.stderr.isatty() else {"mininterval": 10}  # a log file wants few lines

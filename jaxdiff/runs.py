@@ -14,7 +14,7 @@ import numpy as np
 from jaxdiff import build
 from jaxdiff.config import Config, differences, from_dict, to_dict
 from jaxdiff.data import Source
-from jaxdiff.data.images import write_atomically
+from jaxdiff.files import write_atomically
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.typing import InputError, PyTree
 
@@ -67,17 +67,13 @@ def last_step(folder: Path) -> int:
         return max(checkpoints.steps(), default=0)
 
 
-def begun_with_init(folder: Path) -> Config | None:
-    """The config of a run that began with an imported network and can be resumed, else None."""
-    if not (folder / "run.json").is_file() or not last_step(folder):
+def started_from(folder: Path) -> int | None:
+    """By what the weights of the --init are known that a run here started from; None for fresh ones, or no run."""
+    if not (folder / "run.json").is_file():
         return None
-    config, _ = load_run(folder)
-    return None if _description(folder).get("init") is None else config
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+    load_run(folder)  # says what is wrong with it
+    init: int | None = json.loads((folder / "run.json").read_text()).get("init")
+    return init
 
 
 def check_run(folder: Path, config: Config, resume: str) -> int:
@@ -87,11 +83,13 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
             if not path.is_dir() or not os.access(path, os.W_OK):
                 raise InputError(f"run directory {folder}: cannot be written, {path} is not a folder or not writable")
             break
-    if not (folder / "run.json").exists() and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"run directory {folder}: has files in it, but no run; give an empty or a new --run")
+    for name in ("config.json", "model_index.json"):
+        if (folder / name).is_file():  # with a run in it, it would no longer be taken for what it is
+            raise InputError(f"run directory {folder}: has a network of diffusers in it ({name}); give another --run")
+    there = load_run(folder)[0] if (folder / "run.json").exists() else None
     saved = last_step(folder)
     if saved:
-        different = differences(load_run(folder)[0], config)
+        different = differences(there or load_run(folder)[0], config)
         if different:
             lines = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items())
             raise InputError(
@@ -105,15 +103,10 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
     return saved
 
 
-def check_data(folder: Path, description: dict[str, Any]) -> int | None:
-    """By what the weights are known that the run started from, None for fresh ones.
-
-    Raises:
-      InputError: other data under the same name, which would resume at a place that means something else; or an --init
-        of other weights.
-    """
-    before = _description(folder)
-    if description["init"] not in (None, before.get("init")):
+def check_data(folder: Path, description: dict[str, Any]) -> None:
+    """Other data under the same name would resume at a place that means something else."""
+    before = json.loads((folder / "run.json").read_text())
+    if before.get("init") != description["init"]:
         raise InputError(f"run directory {folder}: --init has other weights than those it was started from")
     for name in ("image_shape", "num_classes", "images", "checksum"):
         if before.get(name) != description[name]:
@@ -121,8 +114,6 @@ def check_data(folder: Path, description: dict[str, Any]) -> int | None:
                 f"run directory {folder}: the data has changed, {name} was {before.get(name)} and is "
                 f"{description[name]}. Give the data it was started with, or another --run."
             )
-    started: int | None = before.get("init")
-    return started
 
 
 def make_folder(folder: Path) -> None:
@@ -134,19 +125,24 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"run directory {folder}: cannot be written ({error})") from error
 
 
-def describe(config: Config, source: Source, *, init: PyTree = None) -> dict[str, Any]:
+def checksum(params: PyTree) -> int:
+    """By what weights are known again."""
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+    return found
+
+
+def describe(config: Config, source: Source, *, init: int | None = None) -> dict[str, Any]:
     """What `run.json` and every checkpoint say of a run: the resolved config, and by what its data, and the weights it
-    started from, are known again."""
-    started = None
-    for leaf in jax.tree.leaves(init):
-        started = zlib.crc32(np.asarray(leaf).tobytes(), started or 0)
+    started from (`init`), are known again."""
     some = source.gather(np.linspace(0, len(source) - 1, 64).astype(int))
     return {
         "config": to_dict(config),
         "image_shape": list(source.image_shape),
         "num_classes": source.num_classes,
         "images": len(source),
-        "init": started,
+        "init": init,
         "checksum": zlib.crc32(b"".join(some[name].tobytes() for name in sorted(some))),
     }
 
@@ -154,4 +150,4 @@ def describe(config: Config, source: Source, *, init: PyTree = None) -> dict[str
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """`run.json`, whole or not at all."""
     text = json.dumps(description, indent=1)
-    write_atomically(folder / "run.json", lambda file: file.write(text.encode()))
+    write_atomically(folder / "run.json", text.encode())

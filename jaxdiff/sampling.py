@@ -11,6 +11,7 @@ from jaxdiff import build, denoise, guidance, process, samplers
 from jaxdiff.config import Config
 from jaxdiff.data.images import to_uint8
 from jaxdiff.noise import example_keys, fold_in
+from jaxdiff.schedules import require
 from jaxdiff.typing import Array, InputError, Model, PyTree
 
 Generate = Callable[..., Array]
@@ -34,6 +35,8 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
       spec: of the data.
       classify: guides after the clipping, as ADM does, towards the labels, which are then for it also, or alone, if
         the network has no classes.
+
+    The function raises `InputError` for a guide without a classifier, or the other way round, or without labels.
     """
     schedule = build.schedule(config.diffusion)
 
@@ -48,6 +51,8 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         temperature: Array,
         guide: tuple[PyTree, Array] | None = None,
     ) -> Array:
+        given = classify is not None, guide is not None, labels is not None
+        require(not any(given[:2]) or all(given), "a classifier guides by its params and scale (guide), towards labels")
         keys = example_keys(key, index)
         start, steps = (fold_in(keys, i) for i in range(2))
         x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule, t=times[0])

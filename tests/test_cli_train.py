@@ -192,11 +192,19 @@ def test_a_run_of_another_config_is_refused_with_the_keys_and_left_as_it_was(her
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(here, capsys):
-    """A network of diffusers, say, which would be taken for a run from then on."""
-    (here / "net").mkdir()
-    (here / "net" / "config.json").write_text("{}")
-    assert "run directory net: has files in it, but no run" in fails(capsys, train_main, "--config tiny.py --run net")
-    assert [path.name for path in (here / "net").iterdir()] == ["config.json"]
+    """A network of diffusers, which would be taken for a run from then on; and a run.json that is no run's."""
+    for name, text, message in [
+        ("config.json", "{}", "run directory net: has a network of diffusers in it"),
+        ("run.json", "mine", "not readable as the description of a run"),
+    ]:
+        (here / "net").mkdir()
+        (here / "net" / name).write_text(text)
+        assert message in fails(capsys, train_main, "--config tiny.py --run net")
+        assert [(path.name, path.read_text()) for path in (here / "net").iterdir()] == [(name, text)]
+        shutil.rmtree(here / "net")
+    (here / "logged").mkdir()
+    (here / "logged" / "log.txt").write_text("of a batch system")
+    train_main(shlex.split("--config tiny.py --run logged --dry-run"))
 
 
 def test_resuming_with_other_data_under_the_same_name_is_refused(here, capsys):

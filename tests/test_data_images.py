@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data.images import check_out, grid, to_uint8, write_atomically, write_png, write_samples
+from jaxdiff.data.images import check_out, grid, to_uint8, write_png, write_samples
 from jaxdiff.typing import InputError
 
 rng = np.random.default_rng(0)
@@ -71,46 +71,6 @@ def test_each_tile_is_at_its_place_enlarged_with_one_pixel_between(
             np.testing.assert_array_equal(picture[place], np.kron(images[i], np.ones((scale, scale, 1), np.uint8)))
             gap[place] = False
     assert set(np.unique(picture[gap])) == {128}
-
-
-# --- atomic writing -------------------------------------------------------------------------------------------------
-
-
-def test_a_file_and_its_folders_are_written(tmp_path):
-    path = tmp_path / "a" / "b" / "file.bin"
-    write_atomically(path, lambda file: file.write(b"whole"))
-    assert path.read_bytes() == b"whole"
-    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
-
-
-@pytest.mark.parametrize("old", [b"old", None])
-def test_a_writer_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path, old):
-    path = tmp_path / "file.bin"
-    if old:
-        path.write_bytes(old)
-
-    def fail(file):
-        file.write(b"half")
-        file.flush()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({"file.bin": old} if old else {})
-
-
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "file.bin"
-    path.write_bytes(b"old")
-    seen = []
-
-    def write(file):
-        file.write(b"new")
-        file.flush()
-        seen.append(path.read_bytes())
-
-    write_atomically(path, write)
-    assert (seen, path.read_bytes()) == ([b"old"], b"new")
 
 
 # --- samples --------------------------------------------------------------------------------------------------------

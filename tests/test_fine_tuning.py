@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 
 import chex
 import jax
@@ -67,6 +68,20 @@ def test_it_resumes_as_if_it_had_never_stopped(imported, tmp_path, options, init
     _, resumed = tune(imported, tmp_path / "run", f"{options} --train.steps 4", init)
     chex.assert_trees_all_equal(resumed, whole)
     assert changed(before["params"], whole["params"]) or "lora" in whole
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_before_its_first_checkpoint_needs_its_init_again(imported, tmp_path, capsys):
+    """Without it another network would be trained from nothing, in silence."""
+    run = tmp_path / "run"
+    tune(imported, run)
+    before = (run / "run.json").read_bytes()
+    words = f"--config {imported / 'tune.py'} --run {run}"
+    assert "--init-options without --init" in fails(capsys, train_main, f"{words} --init-options a 1")
+    shutil.rmtree(run / "checkpoints")
+    assert "has no checkpoint yet: give --init, or another --run" in fails(capsys, train_main, words)
+    assert (run / "run.json").read_bytes() == before
+    tune(imported, run)
 
 
 @pytest.mark.slow

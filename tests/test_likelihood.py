@@ -356,3 +356,11 @@ def test_misuse_is_refused():
         likelihood.ode(KEY, draws(2), mixture(), schedule=VP, start=0.0)
     with pytest.raises(InputError, match="samples: expected a whole number, at least 1, got 0"):
         likelihood.dequantised(KEY, jnp.zeros((1, 2), jnp.uint8), lambda keys, x: x, samples=0)
+
+    @jax.custom_vjp
+    def backward_alone(x):
+        return x
+
+    backward_alone.defvjp(lambda x: (x, None), lambda _, gradient: (gradient,))
+    with pytest.raises(InputError, match="no forward-mode derivative, .* compute in float32"):
+        likelihood.ode(KEY, draws(2), lambda x, t: mixture()(backward_alone(x), t), schedule=VP)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import get_args
 
 import chex
 import flax
@@ -14,6 +15,7 @@ from network_table import BATCH, KEYS, NETS, apply, inputs, jit, normal, random_
 
 from jaxdiff import InputError
 from jaxdiff import config as configs
+from jaxdiff.config.networks.base import Name
 from jaxdiff.models import NETWORKS
 
 LABELLED = [name for name, net in NETS.items() if net.num_classes is not None]
@@ -24,7 +26,7 @@ every = pytest.mark.parametrize("name", NETS)
 
 def test_the_table_has_them_all():
     assert {type(net) for net in NETS.values()} == set(NETWORKS.values())
-    assert list(NETWORKS) == list(configs.NETWORKS)
+    assert list(NETWORKS) == list(configs.NETWORKS) == list(get_args(Name))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -77,10 +79,10 @@ def test_every_parameter_learns(name):
     assert {name: norm for name, norm in norms.items() if norm < 1e-4} == {}
 
 
-@every
-def test_remat_changes_memory_only(name):
+@pytest.mark.parametrize(("name", "remat"), [*((n, "blocks") for n in NETS), ("ddpm", "products"), ("dit", "products")])
+def test_remat_changes_memory_only(name, remat):
     params, program, plain = learning(NETS[name])
-    remat_params, remat_program, remat = learning(NETS[name].clone(remat="blocks"))
+    remat_params, remat_program, remat = learning(NETS[name].clone(remat=remat))
     chex.assert_trees_all_equal_shapes_and_dtypes(remat_params, params)
     chex.assert_trees_all_close(remat, plain, rtol=1e-4, atol=1e-4)
     assert program.count("remat2[") == 0
@@ -207,6 +209,25 @@ def test_other_shapes_are_refused(name):
             shapes(net, x, jnp.zeros(shape), cond)
     with pytest.raises(InputError, match=r"x is \[B, ..., C\], a batch of sequences, images or videos; got \(8, 3\)"):
         shapes(net, x[0, 0], c_noise, cond)
+
+
+def test_labels_may_be_bound_outside_of_a_compiled_program():
+    """As `Pretrained.denoiser(labels)` does: they are constants of the program, and still looked at."""
+    net = NETS["modern dit"]
+    x, c_noise, _ = inputs(net)
+    params = random_params(net, x, c_noise, LABEL)
+
+    def program(label):
+        return jax.jit(
+            lambda x: jax.lax.scan(lambda x, _: (net.apply(params, x, c_noise, {"label": label}), None), x, length=2)
+        )(x)
+
+    label = jnp.arange(BATCH) % net.num_classes
+    y, _ = program(label)
+    for same in (np.asarray(label), label.tolist()):
+        np.testing.assert_array_equal(program(same)[0], y)
+    with pytest.raises(InputError, match="labels are integers"):
+        program(label + net.num_classes)
 
 
 @pytest.mark.parametrize("name", LABELLED)

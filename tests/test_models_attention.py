@@ -60,6 +60,9 @@ def test_where_attention_is_cudnn_s(monkeypatch, kind, capability, dtype, channe
     assert cudnn_takes(q) == takes
     monkeypatch.setenv("JAXDIFF_ATTENTION", "xla")
     assert not cudnn_takes(q)
+    monkeypatch.setenv("JAXDIFF_ATTENTION", "flash")
+    with pytest.raises(InputError, match="JAXDIFF_ATTENTION flash: expected cudnn .* or xla"):
+        cudnn_takes(q)
 
 
 @pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": "blocks"}, {"scan": True, "remat": "products"}])

@@ -57,6 +57,11 @@ def test_a_size_that_cannot_be_halved_is_refused(size, levels, divisor):
         shapes(net, jnp.zeros((1, *size, 3)), jnp.zeros(1))
 
 
+def test_no_levels_are_no_network():
+    with pytest.raises(InputError, match="UNet: 0 levels, .* expected at least one level"):
+        shapes(DDPM.clone(multipliers=()), *inputs(DDPM))
+
+
 def test_head_channels_give_the_number_of_heads():
     """All attention is at 16 channels: heads of 8 channels are 2 heads."""
     args = inputs(DDPM)

@@ -117,8 +117,9 @@ def test_what_is_written_can_be_read_by_others_than_its_owner(tmp_path):
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "net").iterdir()} == {0o644}
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file: a file; expected a folder"):
-        pretrained.save_diffusers(tmp_path / "file", ours())
+    for folder in (tmp_path / "file", tmp_path / "file" / "net"):
+        with pytest.raises(InputError, match="file is a file; expected a folder"):
+            pretrained.save_diffusers(folder, ours())
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -248,6 +248,13 @@ def test_pictures_are_guided_by_it(file):
         guided(jnp.array(labels), (classifier.params, jnp.float32(scale)))
         for scale, labels in ((0, (1, 4)), (30, (1, 4)), (30, (2, 4)))
     )
+    for labels, guide, classify in [
+        (None, (classifier.params, jnp.float32(1)), classifier.log_prob),
+        (jnp.array([1, 4]), None, classifier.log_prob),
+        (jnp.array([1, 4]), (classifier.params, jnp.float32(1)), None),
+    ]:
+        with pytest.raises(InputError, match="a classifier guides by its params and scale"):
+            generate(labels, guide, classify)
     np.testing.assert_allclose(none, plain, atol=1e-4)
     assert (np.abs(some - plain).max((1, 2, 3)) > 0.05).all()
     np.testing.assert_allclose(some[1], others[1], atol=1e-4)

@@ -155,6 +155,8 @@ def test_a_folder_of_diffusers_says_what_it_is(tmp_path):
         assert (back.config.model, back.spec, back.latents) == (there.config.model, SPEC, True)
         chex.assert_trees_all_equal(back.params, there.params)
     assert pretrained.load(tmp_path, null_label=True).spec == SPEC
+    with pytest.raises(InputError, match="null_label false: this network has one"):
+        pretrained.load(tmp_path, null_label=False)
     with pytest.raises(InputError, match="a network of the kind dit: only a unet can be exported"):
         pretrained.save_diffusers(tmp_path / "out", back)
 

@@ -75,19 +75,24 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
         network = build.named(configs.NETWORKS, given.network, "network")
         shared = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(configs.Model)}
         settings = dataclasses.replace(settings, model=network(**shared | {"network": given.network}))
-    loaded, begun = None, None
-    if given.config is not None:
-        begun = runs.begun_with_init(_folder(given.run, given.config))
-    if given.init is not None and (begun is None or given.init.exists()):
+    if given.init is None and given.init_options:
+        raise InputError("--init-options without --init")
+    loaded, begun = None, False
+    folder = None if given.config is None or {"-h", "--help"} & set(args) else _folder(given.run, given.config)
+    if folder is not None and runs.started_from(folder) is not None:
+        begun = runs.last_step(folder) > 0
+        if not begun and given.init is None:
+            raise InputError(f"{folder} was begun with --init and has no checkpoint yet: give --init, or another --run")
+    if given.init is not None and (not begun or given.init.exists()):
         words = given.init_options
         loaded = load_pretrained(given.init, tuple(zip(words[::2], words[1::2])))
         if given.network not in (None, loaded.config.model.network):
             raise InputError(f"--model.network {given.network}: the network is that of --init; leave it out")
         settings = with_network(settings, loaded.config)
-    elif begun is not None:  # all that is needed of the imported network is in the run
-        settings = with_network(settings, begun)
-    elif given.init_options:
-        raise InputError("--init-options without --init")
+    elif folder is not None and begun:  # all that is needed of the imported network is in the run
+        settings = with_network(settings, runs.load_run(folder)[0])
+        if given.init is not None:
+            print(f"note: no {given.init} any more; {folder} has its network", file=sys.stderr)
     default = TrainCommand(config=tyro.MISSING if given.config is None else given.config, settings=settings)
     # The network is chosen by now: its settings are flags, not a choice of subcommands.
     only = (tyro.conf.AvoidSubcommands,)
@@ -127,9 +132,10 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
 
     source = build.source(config.data)
     spec = build.Spec(source.image_shape, source.num_classes)
-    description = runs.describe(config, source, init=None if loaded is None else loaded.params)
+    init = runs.started_from(folder) if loaded is None and saved else None
+    description = runs.describe(config, source, init=init if loaded is None else runs.checksum(loaded.params))
     if saved:
-        description["init"] = runs.check_data(folder, description)
+        runs.check_data(folder, description)
         _tell_of_decay(folder, config)
     build.network(config, spec)
     tx = build.optimizer(config)

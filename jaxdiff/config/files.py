@@ -82,7 +82,7 @@ def _from_dict(values: dict[str, Any]) -> Config:
     if name not in NETWORKS:
         known = ", ".join(f"{network.__name__}(...)" for network in NETWORKS.values())
         raise InputError(f"config.model: expected one of {known}; got {name!r}")
-    if isinstance(model, dict) and isinstance(model.get("remat"), bool):  # in runs of version 0.1
+    if isinstance(model, dict) and isinstance(model.get("remat"), bool):  # what it was before there were words for it
         model = {**model, "remat": "blocks" if model["remat"] else "none"}
     try:
         network = read(NETWORKS[name], model)

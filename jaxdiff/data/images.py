@@ -1,14 +1,13 @@
-"""Images at the border: float [-1, 1] <-> uint8, grids, and writing files that are whole or not there."""
+"""Images at the border: float [-1, 1] <-> uint8, grids, and pictures in files."""
 
 import os
-import secrets
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from jaxdiff.files import write_atomically
 from jaxdiff.typing import InputError
 
 
@@ -41,18 +40,6 @@ def grid(images: np.ndarray, *, columns: int | None = None, min_tile: int = 32) 
         y, x = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
         picture[y : y + height, x : x + width] = image
     return picture
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name, then rename it: a reader or a crash never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

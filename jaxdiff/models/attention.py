@@ -39,14 +39,21 @@ def cudnn_takes(q: Array) -> bool:
     """Whether cuDNN's attention, which never stores the logits, takes queries `[B, positions, heads, d]`: those of half
     precision, d a multiple of 8 up to 128, on GPUs of NVIDIA's from Ampere on.
 
-    It has no forward-mode derivative. JAXDIFF_ATTENTION=xla in the environment leaves it out.
+    It has no forward-mode derivative, and a program for the CPU of a machine with such a GPU cannot have it.
+    JAXDIFF_ATTENTION=xla in the environment, when the program is traced, leaves it out.
+
+    Raises:
+      InputError: JAXDIFF_ATTENTION is another word than cudnn or xla.
 
     >>> cudnn_takes(jnp.ones((1, 3, 2, 4)))  # float32
     False
     """
+    wanted = os.environ.get("JAXDIFF_ATTENTION", "cudnn")
+    if wanted not in ("cudnn", "xla"):
+        raise InputError(f"the environment's JAXDIFF_ATTENTION {wanted}: expected cudnn (where it fits) or xla")
     if q.dtype not in (jnp.bfloat16, jnp.float16) or q.shape[-1] % 8 or q.shape[-1] > 128:
         return False
-    if jax.default_backend() != "gpu" or os.environ.get("JAXDIFF_ATTENTION") == "xla":
+    if jax.default_backend() != "gpu" or wanted == "xla":
         return False
     device = jax.local_devices()[0]
     return "nvidia" in device.device_kind.lower() and float(device.compute_capability) >= 8

@@ -48,7 +48,7 @@ class DiT(Network):
       freq_shift: of the embedding of time; see `embed.sinusoidal`.
 
     Raises:
-      InputError: a size that makes no patches, missing or unexpected labels or other channels that cannot
+      InputError: a size that makes no patches, missing or unexpected labels or other conditions, channels that cannot
         be split into heads.
 
     Source: Peebles & Xie 2022 (arXiv 2212.09748), section 3.2. `norm`, `mlp` and `qk_norm`: see

@@ -76,7 +76,7 @@ class EDM2UNet(Network):
       label_balance: t of the sum of the two embeddings: the share of the label.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected channels that make no heads.
+      InputError: a size that cannot be halved, missing or unexpected conditions, channels that make no heads.
 
     Source: Karras et al. 2023 (arXiv 2312.02696), config G of table 1, appendix B.
     """

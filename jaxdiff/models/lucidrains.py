@@ -75,7 +75,7 @@ class LucidrainsUNet(Network):
       max_period: of the former.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected labels or other unknown frequencies.
+      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, unknown frequencies.
 
     Source: the network has no paper. Its parts: Zhang & Sennrich 2019 (arXiv 1910.07467), Shen et al. 2018
     (arXiv 1812.01243), Sukhbaatar et al. 2019 (arXiv 1907.01470), and the block's order of Ho et al.'s successors.

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.typing import Array, InputError
 
@@ -49,19 +50,21 @@ class Network(nn.Module, kw_only=True):
         if (self.num_classes is not None) != ("label" in cond):
             expected = "labels" if self.num_classes is not None else "no labels (num_classes is None)"
             raise InputError(f"{name}: this network takes {expected}; cond has {sorted(cond) or 'nothing'}")
-        if "label" in cond:
-            self._check_labels(cond["label"], batch)
         if "image" in cond:
-            if cond["image"].shape[:-1] != x.shape[:-1]:
-                raise InputError(f"{name}: cond['image'] {cond['image'].shape} is not of the size of x {x.shape}")
-            x = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
-        return x, cond.get("label")
+            image = jnp.asarray(cond["image"])
+            if image.shape[:-1] != x.shape[:-1]:
+                raise InputError(f"{name}: cond['image'] {image.shape} is not of the size of x {x.shape}")
+            x = jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
+        return x, self._checked(cond["label"], batch) if "label" in cond else None
 
-    def _check_labels(self, labels: Array, batch: tuple[int, ...]) -> None:
+    def _checked(self, labels: Array, batch: tuple[int, ...]) -> Array:
+        # Known ones can be looked at in numpy, within a trace too.
+        known = None if isinstance(labels, jax.core.Tracer) else np.asarray(labels)
         labels = jnp.asarray(labels)
         last = (self.num_classes or 0) - (not self.null_label)
         expected = f"{type(self).__name__}: labels are integers [B] from 0 to {last}"
         if labels.shape != batch or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise InputError(f"{expected}, one for each of {batch[0]} examples; got {labels.dtype} {labels.shape}")
-        if not isinstance(labels, jax.core.Tracer) and not bool(((labels >= 0) & (labels <= last)).all()):
-            raise InputError(f"{expected}; got {labels.tolist()}")
+        if known is not None and ((known < 0) | (known > last)).any():
+            raise InputError(f"{expected}; got {known.tolist()}")
+        return labels

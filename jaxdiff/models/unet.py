@@ -46,7 +46,7 @@ class UNet(Network):
       cos_first: likewise.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected labels or other channels that cannot
+      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
         be split into heads.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.

@@ -45,7 +45,7 @@ class UViT(Network):
         with the depth.
 
     Raises:
-      InputError: a size that cannot be halved, missing or unexpected labels or other channels that cannot
+      InputError: a size that cannot be halved, missing or unexpected labels or other conditions, channels that cannot
         be split into heads.
 
     Source: Hoogeboom et al. 2023 (arXiv 2301.11093), section 3: the transformer in place of convolutions, without skips

@@ -58,8 +58,9 @@ class Pretrained:
 
 
 @contextmanager
-def reading(path: Path, *, otherwise: str) -> Iterator[None]:
-    """Whatever goes wrong with a file's contents as an `InputError` that names it, and says what it is `otherwise`.
+def reading(path: Path, *, otherwise: str, said: str = "") -> Iterator[None]:
+    """Whatever goes wrong with a file's contents as an `InputError` that names it: with what is `said` before our own
+    messages, and what it is `otherwise`.
 
     >>> with reading(Path("m.pt"), otherwise="no network"):
     ...     {}["conv"]
@@ -70,7 +71,7 @@ def reading(path: Path, *, otherwise: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path}: {otherwise}: {error}") from error
+        raise InputError(f"{path}: {said}{error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {otherwise} ({type(error).__name__}: {error})") from error
 
@@ -81,7 +82,7 @@ def parameter_shapes(path: Path, config: Config, spec: build.Spec) -> PyTree:
     Raises:
       InputError: the description that was read from `path` makes no network: a value of another type, or out of range.
     """
-    with reading(path, otherwise="describes no network"):
+    with reading(path, otherwise="describes no network", said="describes no network: "):
         check(from_dict(to_dict(config)))  # of which the first looks at types, and the second at values
         for number in (*spec.image_shape, *(() if spec.num_classes is None else (spec.num_classes,))):
             check_whole("sample_size, in_channels or num_class_embeds", number)

@@ -24,8 +24,8 @@ class Model:
     dropout: float = 0.0
     """Dropout rate in training."""
     remat: Literal["none", "blocks", "products"] = "none"
-    """Compute activations again in the backward pass, for less memory: blocks, whole ones (about a third more time);
-    products, what lies between their convolutions and dense layers (a little more time)."""
+    """Compute activations again in the backward pass, for less memory. blocks: whole ones, a forward pass more;
+    products: only what lies between their convolutions and dense layers."""
     null_label: bool = True
     """A label more, of hidden ones; without it nothing can be guided, and --train.label-dropout must be 0."""
     lora_rank: int = 0

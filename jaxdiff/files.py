@@ -1,0 +1,24 @@
+"""Files that are whole or not there."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file under another name, then rename it: a reader or a crash never meets half a file.
+
+    Args:
+      path: its folder is made.
+      content: what it holds, or what writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content) if isinstance(content, bytes) else content(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
