@@ -4,6 +4,8 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,23 @@ def load_run(folder: Path) -> tuple[Config, build.Spec]:
     Raises:
       InputError: no run there, or its description is not readable.
     """
-    path = folder / "run.json"
-    try:
-        description = json.loads(path.read_text())
+    with _reading(folder) as description:
         height, width, channels = description["image_shape"]
         spec = build.Spec((height, width, channels), description["num_classes"])
         return from_dict(description["config"]), spec
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[dict[str, Any]]:
+    """What run.json says; what is wrong with it, or with what is made of it, as `InputError`."""
+    path = folder / "run.json"
+    try:
+        yield json.loads(path.read_text())
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{folder}: no run here (no run.json). Train first, or give another --run") from None
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not readable as the description of a run ({error!r})") from error
 
 
@@ -71,9 +79,9 @@ def started_from(folder: Path) -> int | None:
     """By what the weights of the --init are known that a run here started from; None for fresh ones, or no run."""
     if not (folder / "run.json").is_file():
         return None
-    load_run(folder)  # says what is wrong with it
-    init: int | None = json.loads((folder / "run.json").read_text()).get("init")
-    return init
+    with _reading(folder) as description:
+        init: int | None = description.get("init")
+        return init
 
 
 def check_run(folder: Path, config: Config, resume: str) -> int:
@@ -105,15 +113,15 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
 
 def check_data(folder: Path, description: dict[str, Any]) -> None:
     """Other data under the same name would resume at a place that means something else."""
-    before = json.loads((folder / "run.json").read_text())
-    if before.get("init") != description["init"]:
-        raise InputError(f"run directory {folder}: --init has other weights than those it was started from")
-    for name in ("image_shape", "num_classes", "images", "checksum"):
-        if before.get(name) != description[name]:
-            raise InputError(
-                f"run directory {folder}: the data has changed, {name} was {before.get(name)} and is "
-                f"{description[name]}. Give the data it was started with, or another --run."
-            )
+    with _reading(folder) as before:
+        if before.get("init") != description["init"]:
+            raise InputError(f"run directory {folder}: --init has other weights than those it was started from")
+        for name in ("image_shape", "num_classes", "images", "checksum"):
+            if before.get(name) != description[name]:
+                raise InputError(
+                    f"run directory {folder}: the data has changed, {name} was {before.get(name)} and is "
+                    f"{description[name]}. Give the data it was started with, or another --run."
+                )
 
 
 def make_folder(folder: Path) -> None:

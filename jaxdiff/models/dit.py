@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import sinusoidal, time_mlp
 from jaxdiff.models.layers import init_default, init_zero, wide
 from jaxdiff.models.network import Network
 from jaxdiff.models.resampling import patches, unpatches
@@ -82,9 +82,7 @@ class DiT(Network):
         small = nn.initializers.normal(0.02)
         emb = sinusoidal(c_noise, channels=TIME_CHANNELS, freq_shift=self.freq_shift, cos_first=True)
         emb = time_mlp(emb, width=self.width, dtype=self.dtype, init=small)
-        emb = with_label(
-            emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype, init=small
-        )
+        emb = self.with_label(emb, labels, init=small)
 
         dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=init_default, name="patch")
         h = dense(patches(x.astype(self.dtype), self.patch))

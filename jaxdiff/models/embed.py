@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.linear import default_embed_init
 
 from jaxdiff.models.layers import init_default, wide
 from jaxdiff.typing import Array, InputError
@@ -174,23 +173,6 @@ def time_mlp(
     """`W act(V features)`, `[B, width]`, of an embedding of the time, within the module that calls it."""
     dense = partial(nn.Dense, width, dtype=dtype, kernel_init=init)
     return jnp.asarray(dense(name="time_2")(act(dense(name="time_1")(features))))
-
-
-def with_label(
-    emb: Array,
-    labels: Array | None,
-    *,
-    num_classes: int | None,
-    null_label: bool,
-    dtype: Any,
-    init: nn.initializers.Initializer = default_embed_init,
-) -> Array:
-    """The embedding `[B, width]` plus a row for each label, if there are any, within the module that calls it. With
-    `null_label` there is a row more, the last."""
-    if labels is None or num_classes is None:
-        return emb
-    rows = nn.Embed(num_classes + null_label, emb.shape[-1], dtype=dtype, embedding_init=init, name="label")
-    return jnp.asarray(emb + rows(labels))
 
 
 def check_words(network: str, given: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> None:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.attention import AttentionBlock, attend, linear_attend
-from jaxdiff.models.embed import Fourier, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import Fourier, sinusoidal, time_mlp
 from jaxdiff.models.layers import (
     Dropout,
     RMSNorm,
@@ -115,7 +115,7 @@ class LucidrainsUNet(Network):
 
         gelu = partial(nn.gelu, approximate=False)
         emb = time_mlp(self._time(c_noise), width=4 * self.channels, dtype=self.dtype, act=gelu)
-        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
+        emb = self.with_label(emb, labels)
 
         first = self.first_channels or self.channels
         start = h = conv(x.astype(self.dtype), first, width=7, dtype=self.dtype, name="conv_in")

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.attention import AttentionBlock
-from jaxdiff.models.embed import check_words, fourier, normal_frequencies, sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import check_words, fourier, normal_frequencies, sinusoidal, time_mlp
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, scaled, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.network import Network
@@ -164,7 +164,7 @@ class NCSNpp(Network):
             emb = fourier(c_noise, drawn if self.frequencies is None else self.frequencies)
         else:
             emb = sinusoidal(c_noise, channels=self.channels)
-        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=emb.dtype)
+        emb = self.with_label(emb, labels)
         return time_mlp(emb, width=4 * self.channels, dtype=self.dtype)
 
     def _check(self) -> None:

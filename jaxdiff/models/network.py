@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.linear import default_embed_init
 
 from jaxdiff.typing import Array, InputError
 
@@ -56,6 +57,18 @@ class Network(nn.Module, kw_only=True):
                 raise InputError(f"{name}: cond['image'] {image.shape} is not of the size of x {x.shape}")
             x = jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
         return x, self._checked(cond["label"], batch) if "label" in cond else None
+
+    def with_label(
+        self, emb: Array, labels: Array | None, *, init: nn.initializers.Initializer = default_embed_init
+    ) -> Array:
+        """The embedding `[B, width]` plus a row of "label" for each label, if there are any. With `null_label` there is
+        a row more, the last."""
+        if labels is None or self.num_classes is None:
+            return emb
+        rows = nn.Embed(
+            self.num_classes + self.null_label, emb.shape[-1], dtype=emb.dtype, embedding_init=init, name="label"
+        )
+        return jnp.asarray(emb + rows(labels))
 
     def _checked(self, labels: Array, batch: tuple[int, ...]) -> Array:
         # Known ones can be looked at in numpy, within a trace too.

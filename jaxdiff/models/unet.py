@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.models.attention import AttentionBlock
-from jaxdiff.models.embed import sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import sinusoidal, time_mlp
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, rematerialised, wide
 from jaxdiff.models.levels import ascend, check_size, descend, heads_of
 from jaxdiff.models.network import Network
@@ -89,7 +89,7 @@ class UNet(Network):
         check_size(size, levels=levels, network="UNet")
         x, labels = self.conditions(x, c_noise, cond)
         emb = embed_time(self, c_noise)
-        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
+        emb = self.with_label(emb, labels)
         h, skips = encode(self, x, emb, key)
 
         def double(h: Array, level: int, name: str) -> Array:

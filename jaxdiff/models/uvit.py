@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.models.embed import sinusoidal, time_mlp, with_label
+from jaxdiff.models.embed import sinusoidal, time_mlp
 from jaxdiff.models.layers import GroupNorm, ResBlock, conv, init_default, rematerialised, wide
 from jaxdiff.models.levels import check_size
 from jaxdiff.models.network import Network
@@ -79,7 +79,7 @@ class UViT(Network):
         x, labels = self.conditions(x, c_noise, cond)
         emb = sinusoidal(c_noise, channels=self.channels)
         emb = time_mlp(emb, width=4 * self.channels, dtype=self.dtype)
-        emb = with_label(emb, labels, num_classes=self.num_classes, null_label=self.null_label, dtype=self.dtype)
+        emb = self.with_label(emb, labels)
 
         norm = partial(GroupNorm, self.groups)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
