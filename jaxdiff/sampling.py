@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff import build, denoise, guidance, process, samplers
 from jaxdiff.config import Config
@@ -75,8 +77,38 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
 
 
 def pmapped(generate: Generate) -> Any:
-    """`generate` over all local devices; `index` and `labels` are `[devices, B / devices]`."""
-    return jax.pmap(generate, in_axes=(None, None, 0, 0, *[None] * 5))
+    """`generate` over all devices; `index` and `labels` are `[devices, B / devices]`.
+
+    With several processes each gets all of the pictures, as numpy, of which its devices have made their part.
+    """
+    run = jax.pmap(generate, in_axes=(None, None, 0, 0, *[None] * 5))
+    if jax.process_count() == 1:
+        return run
+    here = jax.local_device_count()
+    rows = slice(jax.process_index() * here, (jax.process_index() + 1) * here)
+
+    def call(params: PyTree, key: Array, index: np.ndarray, labels: np.ndarray | None, *rest: Any) -> np.ndarray:
+        images = run(params, key, index[rows], None if labels is None else labels[rows], *rest)
+        return np.asarray(multihost_utils.process_allgather(images, tiled=True))
+
+    return call
+
+
+def sharded(generate: Generate, mesh: Mesh) -> Any:
+    """As `pmapped`, with parameters that are spread over the mesh of all devices (`train.parallel.sharded`)."""
+    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+    def pictures(params: PyTree, key: Array, index: Array, labels: Array | None, *rest: Any) -> Array:
+        given = jax.lax.with_sharding_constraint((index.ravel(), None if labels is None else labels.ravel()), split)
+        images = jax.lax.with_sharding_constraint(generate(params, key, *given, *rest), split)
+        return jnp.reshape(images, (*index.shape, *images.shape[1:]))
+
+    run = jax.jit(pictures)
+
+    def call(*args: Any) -> np.ndarray:
+        return np.asarray(multihost_utils.process_allgather(run(*args), tiled=True))
+
+    return call
 
 
 def cycle(labels: Sequence[int], num: int) -> np.ndarray:
@@ -105,7 +137,7 @@ def in_batches(
     Every batch has the same size on the devices (the last is filled up and cut), so there is one compilation.
 
     Args:
-      program: `pmapped(generator(config, spec))`.
+      program: `pmapped(generator(config, spec))`, or `sharded`.
       config: of which `sample` and `diffusion` are read.
       params: the network's.
       key: the run of pictures.
@@ -121,7 +153,7 @@ def in_batches(
     schedule, sample = build.schedule(config.diffusion), config.sample
     sampler, times = build.sampler(config, schedule), jnp.asarray(build.times(sample, schedule), jnp.float32)
     numbers = None if sample.guidance == 1 else jnp.float32(sample.guidance), jnp.float32(sample.temperature)
-    devices = jax.local_device_count()
+    devices = jax.device_count()
     share = -(-min(batch, num) // devices)
     for first in range(0, num, share * devices):
         index = np.arange(first, first + share * devices, dtype=np.int32)

@@ -78,9 +78,62 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before_it(tmp_path):
             file.write_bytes(file.read_bytes()[:10])
     like = jax.eval_shape(lambda: state_at(0)).params
     with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        with pytest.raises(InputError, match=r"c/2: this checkpoint cannot be read .*go on from step 1"):
+        with pytest.raises(InputError, match=r"c/2: this checkpoint cannot be read .*There are also 1"):
             checkpoints.restore_weights(like)
         same(checkpoints.restore_weights(like, step=1)[1], state_at(1).ema)
+
+
+@pytest.mark.parametrize("harm", ["cut", "delete", "change"])
+def test_what_is_damaged_is_put_aside_and_said_and_the_one_before_it_is_restored(tmp_path, harm):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step), KEY, data={"n": step}, description={})
+    file = max((p for p in (tmp_path / "c" / "2" / "rest").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = file.read_bytes()
+    if harm == "delete":
+        file.unlink()
+    else:  # one bit in the middle, which no decoder need notice
+        middle = len(content) // 2
+        changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        file.write_bytes(content[:middle] if harm == "cut" else changed)
+    said = []
+    with Checkpoints(tmp_path / "c", say=said.append) as checkpoints:
+        assert file.name in checkpoints.damage(2)[0]
+        assert checkpoints.damage(1) == []
+        state, _, data = checkpoints.restore(jax.eval_shape(lambda: state_at(0)), KEY)
+        same(state, state_at(1))
+        assert data == {"n": 1}
+        assert checkpoints.steps() == [1]
+        checkpoints.save(state_at(2), KEY, data={"n": 2}, description={})  # trained again: its name is free
+    assert "step 2 is damaged" in said[0]
+    assert "going on from 1" in said[0]
+    assert (tmp_path / "damaged" / "2").is_dir()
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        assert checkpoints.damage(2) == []
+
+
+def test_if_none_can_be_read_all_are_named_and_nothing_is_moved(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step), KEY, data={}, description={})
+    for step in (1, 2):
+        (tmp_path / "c" / str(step) / "data" / "metadata").write_text("{")
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(InputError, match=r"(?s)no checkpoint can be read:\n  step 2: data/.*\n  step 1: data/"):
+            checkpoints.restore(jax.eval_shape(lambda: state_at(0)), KEY)
+        assert checkpoints.steps() == [1, 2]
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_the_best_are_kept_beside_the_last(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=2, best="eval_loss", keep_best=2) as checkpoints:
+        for step, loss in enumerate((5.0, 1.0, 3.0, 2.0, 4.0, None, 6.0), 1):
+            metrics = {} if loss is None else {"eval_loss": loss}
+            checkpoints.save(state_at(step), KEY, data={}, description={}, metrics=metrics)
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 6, 7]
+        assert checkpoints.metrics(4) == {"eval_loss": 2.0}
 
 
 def test_no_checkpoint_is_said_and_nothing_is_made(tmp_path):

@@ -87,7 +87,7 @@ def test_several_steps_in_a_call_are_the_single_steps(per_call):
     for batch in BATCHES:
         state, metrics = jax.jit(partial(train_step, loss_fn=loss_fn, tx=tx))(state, batch, KEY)
         losses.append(float(metrics["loss"]))
-    other, other_losses = run(pmapped(partial(train_step, loss_fn=loss_fn, tx=tx)), tx, per_call)
+    other, other_losses = run(pmapped(partial(train_step, loss_fn=loss_fn, tx=tx)).run, tx, per_call)
     np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), other, state)
 
@@ -99,7 +99,7 @@ def test_the_step_is_compiled_once():
         traces.append(args)
         return train_step(*args, loss_fn=loss_fn, tx=tx, **kwargs)
 
-    run_steps = pmapped(step)
+    run_steps = pmapped(step).run
     state, key = replicate((start(tx), KEY))
     for batch in BATCHES:
         state, _ = run_steps(state, shard([batch], devices=1), key)
@@ -111,7 +111,7 @@ def test_the_state_is_donated():
     tx = optax.sgd(0.1)
     state = start(tx)
     old = state.params["w"]
-    pmapped(partial(train_step, loss_fn=loss_fn, tx=tx))(state, shard(BATCHES[:1], devices=1), KEY)
+    pmapped(partial(train_step, loss_fn=loss_fn, tx=tx)).run(state, shard(BATCHES[:1], devices=1), KEY)
     assert old.is_deleted()
 
 
@@ -120,3 +120,31 @@ def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do():
         per_device(10, devices=4)
     with pytest.raises(InputError, match=r"use 4 "):
         per_device(3, devices=4)
+    with pytest.raises(
+        InputError, match=r"batch size 20 cannot be shared evenly by 4 devices in 2 parts; use 16 or 24"
+    ):
+        per_device(20, devices=4, parts=2)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_a_gradient_in_parts_is_the_gradient(parts):
+    tx = optax.adam(0.1)
+    whole, told = train_step(start(tx), BATCHES[0], KEY, loss_fn=loss_fn, tx=tx)
+    split, also = train_step(start(tx), BATCHES[0], KEY, loss_fn=loss_fn, tx=tx, accumulate=parts)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), (split, also), (whole, told))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_an_update_that_is_not_finite_changes_nothing_but_the_number_of_the_step():
+    tx = optax.adam(0.1)
+    for value in (np.nan, np.inf, 1e30):  # the last: its square overflows
+        bad = {"image": np.where(np.arange(8)[:, None] == 3, np.float32(value), BATCHES[0]["image"])}
+        before, _ = train_step(start(tx), BATCHES[1], KEY, loss_fn=loss_fn, tx=tx)
+        after, metrics = train_step(before, bad, KEY, loss_fn=loss_fn, tx=tx)
+        assert metrics["skipped"] == 1
+        jax.tree.map(np.testing.assert_array_equal, after, before._replace(step=before.step + 1))
+        again, metrics = train_step(after, BATCHES[2], KEY, loss_fn=loss_fn, tx=tx)
+        assert metrics["skipped"] == 0
+        assert np.isfinite(again.params["w"]).all()
+        assert (again.params["w"] != after.params["w"]).any()

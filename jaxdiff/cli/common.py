@@ -13,8 +13,10 @@ import tyro
 
 from jaxdiff import pretrained
 from jaxdiff.build import check_options
+from jaxdiff.cli import hosts
 from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.train import NonFiniteLossError
+from jaxdiff.train.checkpoint import SaveError
 from jaxdiff.typing import InputError, Schedule
 
 Words = Annotated[tuple[tuple[str, str], ...], tyro.conf.arg(metavar="[NAME VALUE ...]")]
@@ -79,9 +81,23 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
     use_compilation_cache()
     try:
         command()
-    except (InputError, NonFiniteLossError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (InputError, NonFiniteLossError, SaveError) as error:
+        _end(f"error: {error}", 2)
     except KeyboardInterrupt:
-        print(f"\n{stopped}", file=sys.stderr)
-        sys.exit(130)
+        _end(f"\n{stopped}", 130)
+    except jax.errors.JaxRuntimeError as error:
+        if not hosts.many():
+            raise
+        _end(
+            "error: the processes of this run have lost each other; one of them has died, or cannot be reached. "
+            "See what that one said last. The same command, in all processes, goes on from the last checkpoint. "
+            f"({next(iter(str(error).splitlines()), '')})",
+            1,
+        )
+
+
+def _end(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    if hosts.many():
+        hosts.leave(code)
+    sys.exit(code)

@@ -30,6 +30,8 @@ def check(config: Config) -> None:
         ),
         "train.steps": (1 <= config.train.steps < 2**31, "at least 1, below 2^31"),
         "train.batch_size": (config.train.batch_size >= 1, "at least 1"),
+        "train.accumulate": (config.train.accumulate >= 1, "at least 1"),
+        "train.skip_limit": (config.train.skip_limit >= 0, "0 (none) or more"),
         "train.steps_per_call": (config.train.steps_per_call is None or config.train.steps_per_call >= 1, "at least 1"),
         "train.ema_decay": (0 <= config.train.ema_decay < 1, "0 <= decay < 1"),
         "train.label_dropout": (0 <= config.train.label_dropout <= 1, "0 <= share <= 1"),
@@ -42,6 +44,7 @@ def check(config: Config) -> None:
         "log.samples_every": (config.log.samples_every >= 1, "at least 1"),
         "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
         "log.keep": (config.log.keep >= 1, "at least 1"),
+        "log.keep_best": (config.log.keep_best >= 0, "0 (none) or more"),
     }
     rules |= {f"model.{name}": rule for name, rule in config.model.rules().items()}
     for name, (ok, expected) in rules.items():

@@ -15,7 +15,10 @@ from jaxdiff.config.networks import NETWORKS
 from jaxdiff.config.sections import Config, Data, Diffusion, Log, Optim, Sample, Train
 from jaxdiff.typing import InputError
 
-FREE_ON_RESUME = ("train.steps", "train.steps_per_call", "data.dir", "sample", "log")
+FREE_ON_RESUME = (
+    "train.steps", "train.steps_per_call", "train.accumulate", "train.skip_limit", "data.dir", "data.workers", "sample",
+    "log",
+)  # fmt: skip
 """What a resumed run may change: how long, and what is written. Everything else is the experiment."""
 
 

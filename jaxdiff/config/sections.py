@@ -89,10 +89,14 @@ class Train:
     """Updates."""
     batch_size: int = 128
     """Images per update, over all devices together."""
+    accumulate: int = 1
+    """In how many parts, one after the other, a device computes the gradient of its share: less memory, more time."""
     steps_per_call: int | None = None
     """Updates per compiled call; default 1 on CPU, else the largest divisor up to 10 of all the step counts."""
     ema_decay: float = 0.9999
     """Of the parameters' moving average, after a warm-up."""
+    skip_limit: int = 10
+    """Updates in a row that may be skipped because they are not finite; one more ends the training."""
     label_dropout: float = 0.1
     """Share of labels hidden in training, for classifier-free guidance."""
 
@@ -134,7 +138,11 @@ class Log:
     checkpoint_every: int = 5000
     """Checkpoints; the last step has one anyway."""
     keep: int = 2
-    """Checkpoints to keep."""
+    """Latest checkpoints to keep."""
+    keep_best: int = 0
+    """Best checkpoints to keep too, by `best`."""
+    best: str = "loss"
+    """Of which metric (in metrics.jsonl), the lowest being the best."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,78 +1,205 @@
-"""Checkpoints with orbax: asynchronous, atomic, the last few kept."""
+"""Checkpoints with orbax: asynchronous, atomic, with sums of their files; the last few and the best are kept."""
 
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as managers
 
+from jaxdiff.train import integrity
 from jaxdiff.train.parallel import replicated
 from jaxdiff.train.state import TrainState
 from jaxdiff.typing import Array, InputError, PyTree
+
+Shardings = Callable[[PyTree], PyTree]
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
 class Checkpoints:
     """The checkpoints in a folder. Use it as a context: leaving it waits for the save under way.
 
     A save holds the state, the key, the place in the data and a description of the run. Parameters and moving average
-    are items of their own, so that sampling reads nothing else.
+    are items of their own, so that sampling reads nothing else. All processes of a run save and restore together, each
+    its part of the arrays.
 
     Args:
       folder: where; made if missing unless `read_only`.
       keep: how many of the latest to keep.
+      best: of these metrics, the name of the one by which also the `keep_best` best (lowest) are kept.
+      keep_best: how many.
       read_only: raise `InputError` instead of making the folder; clean up nothing.
+      say: gets what a person should know: a save that failed, a checkpoint that is damaged.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        best: str = "loss",
+        keep_best: int = 0,
+        read_only: bool = False,
+        say: Callable[[str], None] = lambda message: None,
+    ):
         self.folder = folder.absolute()  # orbax wants absolute paths
+        self._say, self._read_only, self._best = say, read_only, best
         if read_only and not self.folder.is_dir():
             raise InputError(f"{folder.parent}: no checkpoint in this run. Train first, or give another --run.")
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+
+        def worth(metrics: Any) -> float:
+            value = metrics.get(best)
+            return -math.inf if value is None else -value
+
+        kept: list[Any] = [managers.LatestN(keep)]
+        if keep_best:
+            kept.append(managers.BestN(get_metric_fn=worth, n=keep_best))
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(kept),
+            best_fn=worth,  # without it the metrics would not be written
             create=not read_only,
             cleanup_tmp_directories=not read_only,  # what a kill during a save left; such a save was never listed
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+        self._waiter = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: tuple[int, Future[None]] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        try:
+            self.wait()
+        except SaveError:
+            pass  # it was said
+        finally:
+            self._waiter.shutdown()
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """The saved steps, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, key: Array, *, data: dict[str, Any], description: dict[str, Any]) -> None:
-        """Start saving; returns as soon as the arrays are copied. Saving a step again does nothing."""
+    def metrics(self, step: int) -> dict[str, float]:
+        """Those that were saved with a step."""
+        found: dict[str, float] = self._manager.metrics(step) or {}
+        return found
+
+    def save(
+        self,
+        state: TrainState,
+        key: Array,
+        *,
+        data: dict[str, Any],
+        description: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        """Start saving; returns as soon as the arrays are copied. Saving a step again does nothing.
+
+        If it fails, here or later, `say` gets it and training can go on; `wait` raises it.
+        """
+        with suppress(SaveError):  # of the one before: it was said, and this one may succeed
+            self.wait()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                ema=ocp.args.StandardSave(state.ema),
-                rest=ocp.args.StandardSave(_rest(state, key)),
-                data=ocp.args.JsonSave(data),
-                description=ocp.args.JsonSave(description),
-            ),
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            ema=ocp.args.StandardSave(state.ema),
+            rest=ocp.args.StandardSave(_rest(state, key)),
+            data=ocp.args.JsonSave(data),
+            description=ocp.args.JsonSave(description),
         )
+        self._step = step
+        saving: Future[None] = Future()
+        try:
+            self._manager.save(step, args=items, metrics=metrics or {})
+        except Exception as error:  # what the file system raises
+            saving.set_exception(error)
+        else:
+            saving = self._waiter.submit(self._manager.wait_until_finished)
+        self._saving = step, saving
+        saving.add_done_callback(lambda done: self._tell(step, done))
+
+    def _tell(self, step: int, saving: "Future[None]") -> None:
+        error = saving.exception()
+        if error is not None:
+            self._say(
+                f"the checkpoint of step {step} could NOT be saved ({_gist(error)}). "
+                f"Training goes on; the checkpoints before it are kept. Make room in {self.folder}"
+            )
 
     def wait(self) -> None:
-        """Until the save under way is on disk."""
-        self._manager.wait_until_finished()
-
-    def restore(self, like: TrainState, key: Array) -> tuple[TrainState, Array, dict[str, Any]]:
-        """The latest state, key and place in the data, on every local device; `like` gives the shapes.
+        """Until the save under way is on disk.
 
         Raises:
-          InputError: no checkpoint, or one that cannot be read.
+          SaveError: it could not be written.
         """
-        like, key = _abstract((like, key))
+        if self._saving is None:
+            return
+        (step, saving), self._saving = self._saving, None
+        error = saving.exception()
+        if error is None:
+            return
+        if jax.process_count() > 1:  # the others are in the middle of it
+            raise error
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)  # the old one keeps its error
+        raise SaveError(f"{self.folder}: the checkpoint of step {step} could not be saved ({_gist(error)})") from error
+
+    def _before_commit(self) -> None:
+        # The folder still has a temporary name; where there is no renaming (gs://) its name is the last one.
+        for folder in self.folder.glob(f"{self._step}.orbax-checkpoint-tmp*"):
+            integrity.write_sums(folder)
+
+    def damage(self, step: int) -> list[str]:
+        """What is wrong with the files of a step; see `integrity.damage`."""
+        return integrity.damage(self.folder / str(step))
+
+    def restore(
+        self, like: TrainState, key: Array, *, shardings: Shardings | None = None
+    ) -> tuple[TrainState, Array, dict[str, Any]]:
+        """The newest state that can be read, its key and its place in the data.
+
+        A newer checkpoint that is damaged is put aside, into the folder `damaged` beside this one, and `say` says so.
+
+        Args:
+          like: the state's shapes.
+          key: the key's shape.
+          shardings: where the arrays shall lie (`parallel.Parallel.shardings`); default: whole on every local device.
+            It may be other devices than those it was saved from.
+
+        Raises:
+          InputError: no checkpoint, or none that can be read.
+        """
+        like, key = _abstract((like, key), shardings)
+        wrong: dict[int, str] = {}
+        for step in reversed([*self.steps(), self._choose(None)][:-1]):
+            found = self._agreed("; ".join(self.damage(step)))
+            if not found:
+                try:
+                    restored = self._restore(step, like, key)
+                except InputError as error:
+                    found = str(error)
+                else:
+                    self._put_aside(wrong, step)
+                    return restored
+            wrong[step] = found
+        said = "".join(f"\n  step {step}: {what}" for step, what in wrong.items())
+        raise InputError(f"{self.folder}: no checkpoint can be read:{said}\nStart a new --run.")
+
+    def _restore(self, step: int, like: TrainState, key: Array) -> tuple[TrainState, Array, dict[str, Any]]:
         restored = self._read(
-            self._choose(None),
+            step,
             params=ocp.args.StandardRestore(like.params),
             ema=ocp.args.StandardRestore(like.ema),
             rest=ocp.args.StandardRestore(_rest(like, key)),
@@ -81,6 +208,27 @@ class Checkpoints:
         rest = restored["rest"]
         state = TrainState(rest["step"], restored["params"], restored["ema"], rest["opt_state"])
         return state, rest["key"], restored["data"]
+
+    def _agreed(self, found: str) -> str:
+        """What process 0 found: all must choose the same checkpoint."""
+        if jax.process_count() == 1:
+            return found
+        text = np.frombuffer(found.encode()[:500].ljust(500), np.uint8)
+        return bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))).decode(errors="replace").strip()
+
+    def _put_aside(self, wrong: dict[int, str], used: int) -> None:
+        for step, what in wrong.items():
+            aside = self.folder.parent / "damaged" / str(step)
+            self._say(f"the checkpoint of step {step} is damaged ({what}); it is now in {aside}, going on from {used}")
+            if jax.process_index() == 0:
+                aside.parent.mkdir(exist_ok=True)
+                while aside.exists():
+                    aside = aside.with_name(aside.name + "_")
+                (self.folder / str(step)).rename(aside)
+        if wrong:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+            self._manager.reload()
 
     def restore_weights(self, like: PyTree, *, item: str = "ema", step: int | None = None) -> tuple[int, PyTree]:
         """The weights of a step (default: the latest): `ema`, or `params` as the optimiser has them.
@@ -96,10 +244,13 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax, tensorstore and json raise many kinds on damaged files
             others = [s for s in self.steps() if s != step]
-            gist = next(iter(str(error).splitlines()), "")[:200]
             raise InputError(
-                f"{self.folder / str(step)}: this checkpoint cannot be read ({type(error).__name__}: {gist}). "
-                + (f"Delete it to go on from step {others[-1]}" if others else "There is no other; start a new --run")
+                f"{self.folder / str(step)}: this checkpoint cannot be read ({_gist(error)}). "
+                + (
+                    f"There are also {', '.join(map(str, others))}"
+                    if others
+                    else "There is no other; start a new --run"
+                )
             ) from error
 
     def _choose(self, step: int | None) -> int:
@@ -111,10 +262,15 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
 
+def _gist(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+
+
 def _rest(state: TrainState, key: Array) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "key": key}
 
 
-def _abstract(tree: PyTree) -> PyTree:
-    """Shapes, to be placed on every local device: a checkpoint of eight devices opens on one, and vice versa."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()), tree)
+def _abstract(tree: PyTree, shardings: Shardings | None = None) -> PyTree:
+    """Shapes and where to put them: a checkpoint of eight devices opens on one, and vice versa."""
+    places = jax.tree.map(lambda _: replicated(), tree) if shardings is None else shardings(tree)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
