@@ -21,6 +21,7 @@ from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli.common import Words, load_pretrained, say_errors, warn_of_signal
 from jaxdiff.cli.init import check_init, with_network
+from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
 from jaxdiff.data import batches
 from jaxdiff.data.images import grid, write_png
@@ -141,13 +142,14 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     tx = build.optimizer(config)
     root = jax.random.key(config.seed)
     init_key, train_key, sample_key = jax.random.split(root, 3)
-    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, ema_decay=config.train.ema_decay)
+    averages = build.averages(config)
+    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, averages=averages)
     run_steps = pmapped(step)
 
     def initial() -> TrainState:
         if loaded is None:
-            return init_state(build.init_params(config, spec, init_key), tx)
-        return init_state(build.with_lora(config, loaded.params, init_key), tx)
+            return init_state(build.init_params(config, spec, init_key), tx, averages)
+        return init_state(build.with_lora(config, loaded.params, init_key), tx, averages)
 
     like = jax.eval_shape(initial)  # finds what is wrong with the network
     check_frozen(config.optim.frozen, like.params)
@@ -191,14 +193,16 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
                 every=config.log.every,
                 batch_size=config.train.batch_size,
             ) as report,
+            snapshots_of(folder, config) as snapshots,
         ):
 
             def save(state: TrainState, step: int) -> None:
+                snapshots.wait()  # a run that resumes from here does not make that snapshot again
                 checkpoints.save(state, train_key, data=iterator.get_state(), description=description)
 
             def show(state: TrainState, step: int) -> None:
                 try:
-                    image = _sample_grid(pictures, config, spec, state.ema, sample_key)
+                    image = _sample_grid(pictures, config, spec, state.ema["ema"], sample_key)
                 except InputError as error:  # what the pictures are like must not end the training
                     print(f"\nwarning: no pictures at step {step}: {error}", file=sys.stderr)
                     return
@@ -209,7 +213,10 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
                 state = fit(
                     state, iterator, run_steps, train_key,
                     steps=config.train.steps, steps_per_call=per_call, on_metrics=report.metrics,
-                    callbacks=[Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show)],
+                    callbacks=[
+                        *snapshots.callbacks,
+                        Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show),
+                    ],
                     stop=stopped.is_set,
                 )  # fmt: skip
             except NonFiniteLossError as error:

@@ -93,6 +93,9 @@ class Train:
     """Updates per compiled call; default 1 on CPU, else the largest divisor up to 10 of all the step counts."""
     ema_decay: float = 0.9999
     """Of the parameters' moving average, after a warm-up."""
+    ema_lengths: tuple[float, ...] = ()
+    """More averages, of EDM2's power functions, such as 0.05 0.1: their standard deviations as shares of training. With
+    log.snapshot_every any other can be made of them afterwards, by `jaxdiff ema`."""
     label_dropout: float = 0.1
     """Share of labels hidden in training, for classifier-free guidance."""
 
@@ -135,6 +138,8 @@ class Log:
     """Checkpoints; the last step has one anyway."""
     keep: int = 2
     """Checkpoints to keep."""
+    snapshot_every: int | None = None
+    """Save the averages of train.ema_lengths, and keep them all; the last step is saved anyway. Default: not at all."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jaxdiff.typing import Array, InputError, PyTree
 class Checkpoints:
     """The checkpoints in a folder. Use it as a context: leaving it waits for the save under way.
 
-    A save holds the state, the key, the place in the data and a description of the run. Parameters and moving average
-    are items of their own, so that sampling reads nothing else.
+    A save holds the state, the key, the place in the data and a description of the run. The parameters and each of
+    their averages are items of their own, so that sampling reads nothing else.
 
     Args:
       folder: where; made if missing unless `read_only`.
@@ -53,7 +53,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
-                ema=ocp.args.StandardSave(state.ema),
+                **{name: ocp.args.StandardSave(average) for name, average in state.ema.items()},
                 rest=ocp.args.StandardSave(_rest(state, key)),
                 data=ocp.args.JsonSave(data),
                 description=ocp.args.JsonSave(description),
@@ -74,16 +74,17 @@ class Checkpoints:
         restored = self._read(
             self._choose(None),
             params=ocp.args.StandardRestore(like.params),
-            ema=ocp.args.StandardRestore(like.ema),
+            **{name: ocp.args.StandardRestore(average) for name, average in like.ema.items()},
             rest=ocp.args.StandardRestore(_rest(like, key)),
             data=ocp.args.JsonRestore(),
         )
         rest = restored["rest"]
-        state = TrainState(rest["step"], restored["params"], restored["ema"], rest["opt_state"])
+        ema = {name: restored[name] for name in like.ema}
+        state = TrainState(rest["step"], restored["params"], ema, rest["opt_state"])
         return state, rest["key"], restored["data"]
 
     def restore_weights(self, like: PyTree, *, item: str = "ema", step: int | None = None) -> tuple[int, PyTree]:
-        """The weights of a step (default: the latest): `ema`, or `params` as the optimiser has them.
+        """The weights of a step (default: the latest): `params` as the optimiser has them, or an average by its name.
 
         Raises:
           InputError: no checkpoint, or none of that step; names those there are.
