@@ -5,10 +5,10 @@ from jaxdiff.build.diffusion import SCHEDULES, TIMES, measured, preconditioning,
 from jaxdiff.build.names import check_options, named
 from jaxdiff.build.networks import Spec, denoiser, init_params, model, network, with_lora
 from jaxdiff.build.sample import SPACINGS, check_unused, sampler, times
-from jaxdiff.build.training import loss_fn, optimizer, steps_per_call, trained
+from jaxdiff.build.training import averages, loss_fn, optimizer, steps_per_call, trained
 
 __all__ = [
-    "SCHEDULES", "SPACINGS", "TIMES", "Spec", "check_options", "check_unused", "denoiser", "init_params", "loss_fn",
-    "measured", "model", "named", "network", "optimizer", "preconditioning", "sampler", "schedule", "source",
+    "SCHEDULES", "SPACINGS", "TIMES", "Spec", "averages", "check_options", "check_unused", "denoiser", "init_params",
+    "loss_fn", "measured", "model", "named", "network", "optimizer", "preconditioning", "sampler", "schedule", "source",
     "steps_per_call", "times", "times_seen", "trained", "with_lora",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from jaxdiff.build.diffusion import measured, schedule, times_seen
 from jaxdiff.build.networks import Spec, model
 from jaxdiff.config import Config
 from jaxdiff.noise import fold_in, white_noise
+from jaxdiff.train.ema import Share, exponential, name_of, power
 from jaxdiff.train.frozen import Trained, all_but, only, stop_frozen
 from jaxdiff.train.normalized import normalized
 from jaxdiff.train.step import LossFn
@@ -58,14 +59,27 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     return only(normalized(tx) if forced else tx, trained(config))
 
 
+def averages(config: Config) -> dict[str, Share]:
+    """The averages of the parameters: "ema", and one of each of `train.ema_lengths`, such as "ema_0.05".
+
+    >>> from jaxdiff.config import Train
+    >>> list(averages(Config(train=Train(ema_lengths=(0.05, 0.1)))))
+    ['ema', 'ema_0.05', 'ema_0.1']
+    """
+    lengths = {name_of(length): power(length) for length in config.train.ema_lengths}
+    return {"ema": exponential(config.train.ema_decay), **lengths}
+
+
 def steps_per_call(config: Config, *, done: int = 0) -> int:
     """`train.steps_per_call`; by default up to 10, but 1 on CPU, where gradients of convolutions in a loop are slow."""
     # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
-    counts = (config.train.steps, config.log.samples_every, config.log.checkpoint_every, *([done] if done else []))
+    log = config.log
+    others = [number for number in (log.snapshot_every, done) if number]
+    counts = (config.train.steps, log.samples_every, log.checkpoint_every, *others)
     if config.train.steps_per_call is not None:
         for count in counts:
             if count % config.train.steps_per_call:
-                names = "train.steps, log.samples_every, log.checkpoint_every and the step to resume from"
+                names = "train.steps, the numbers log.*_every (but log.every) and the step to resume from"
                 raise InputError(f"--train.steps-per-call {config.train.steps_per_call}: must divide {names} {counts}")
         return config.train.steps_per_call
     if jax.default_backend() == "cpu":

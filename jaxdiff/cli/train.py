@@ -148,19 +148,20 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     if command.shards is not None and command.parallel != "fsdp":
         raise InputError(f"--shards {command.shards}: belongs to --parallel fsdp")
     tx = build.optimizer(config)
+    averages = build.averages(config)
     step = partial(
         train_step,
         loss_fn=build.loss_fn(config, spec),
         tx=tx,
-        ema_decay=config.train.ema_decay,
+        averages=averages,
         accumulate=config.train.accumulate,
     )
     parallel = pmapped(step) if command.parallel == "pmap" else sharded(step, shards=command.shards)
 
     def initial(key: Array) -> TrainState:
         if loaded is None:
-            return init_state(build.init_params(config, spec, key), tx)
-        return init_state(build.with_lora(config, loaded.params, key), tx)
+            return init_state(build.init_params(config, spec, key), tx, averages)
+        return init_state(build.with_lora(config, loaded.params, key), tx, averages)
 
     like = jax.eval_shape(initial, jax.random.key(0))  # finds what is wrong with the network
     check_frozen(config.optim.frozen, like.params)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli import hosts
+from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
 from jaxdiff.data import Source, batches
 from jaxdiff.data.images import grid, write_png
@@ -100,16 +101,18 @@ def run(job: Job, *, command: str) -> None:
             Report(folder, start=start, steps=config.train.steps, every=config.log.every,
                    batch_size=config.train.batch_size) as report,
             Feed(iterator, parallel.feed, steps_per_call=per_call) as feed,
+            snapshots_of(folder, config, parallel.to_global) as snapshots,
         ):  # fmt: skip
             pictures = _pictures(job)
 
             def save(state: TrainState, step: int) -> None:
+                snapshots.wait()  # a run that resumes from here does not make that snapshot again
                 whole, key = parallel.to_global((state, train_key))
                 checkpoints.save(whole, key, data=feed.place(), description=job.description)
 
             def show(state: TrainState, step: int) -> None:
                 try:
-                    image = pictures(state.ema, sample_key)
+                    image = pictures(state.ema["ema"], sample_key)
                 except InputError as error:  # what the pictures are like must not end the training
                     _say(f"no pictures at step {step}: {error}")
                     return
@@ -126,7 +129,10 @@ def run(job: Job, *, command: str) -> None:
                 state = fit(
                     state, feed, parallel.run, train_key,
                     steps=config.train.steps, steps_per_call=per_call, on_metrics=report.metrics,
-                    callbacks=[Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show)],
+                    callbacks=[
+                        *snapshots.callbacks,
+                        Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show),
+                    ],
                     stop=stopped.is_set, skip_limit=config.train.skip_limit, say=_say,
                 )  # fmt: skip
             except NonFiniteLossError as error:

@@ -97,6 +97,9 @@ class Train:
     """Of the parameters' moving average, after a warm-up."""
     skip_limit: int = 10
     """Updates in a row that may be skipped because they are not finite; one more ends the training."""
+    ema_lengths: tuple[float, ...] = ()
+    """More averages, of EDM2's power functions, such as 0.05 0.1: their standard deviations as shares of training. With
+    log.snapshot_every any other can be made of them afterwards, by `jaxdiff ema`."""
     label_dropout: float = 0.1
     """Share of labels hidden in training, for classifier-free guidance."""
 
@@ -143,6 +146,8 @@ class Log:
     """Best checkpoints to keep too, by `best`."""
     best: str = "loss"
     """Of which metric (in metrics.jsonl), the lowest being the best."""
+    snapshot_every: int | None = None
+    """Save the averages of train.ema_lengths, and keep them all; the last step is saved anyway. Default: not at all."""
 
 
 @dataclasses.dataclass(frozen=True)
