@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,12 +25,13 @@ from jaxdiff.config import Config
 from jaxdiff.data import batches
 from jaxdiff.data.images import grid, write_png
 from jaxdiff.pretrained import Pretrained
-from jaxdiff.report import Report, plot_loss
+from jaxdiff.report import Report, check_wandb, plot_loss
 from jaxdiff.train import NonFiniteLossError, TrainState, fit, init_state, pmapped, train_step
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.train.frozen import check_frozen
 from jaxdiff.train.loop import Every
 from jaxdiff.train.parallel import per_device, replicate
+from jaxdiff.train.profile import profiled
 from jaxdiff.typing import Array, InputError
 
 
@@ -51,6 +52,8 @@ class TrainCommand:
     """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ..."""
     resume: Literal["auto", "must", "never"] = "auto"
     """auto: continue from the last checkpoint, if any. must: refuse to start afresh. never: refuse to continue."""
+    profile: bool = False
+    """Trace a few steps, after the first ones, into profile/ of the run."""
     dry_run: bool = False
     """Print the resolved config, parameters, batch per device and memory, and stop. Writes nothing of a run."""
 
@@ -109,6 +112,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
 
     # Everything that can be wrong is found before data is read, anything is compiled, or a file is written.
     configs.check(config)
+    check_wandb(config.log.wandb)
     devices = jax.local_device_count()
     share = per_device(config.train.batch_size, devices=devices)
     schedule = build.schedule(config.diffusion)
@@ -130,7 +134,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
         )
         return
 
-    source = build.source(config.data)
+    source, held_out = build.sources(config)
     spec = build.Spec(source.image_shape, source.num_classes)
     init = runs.started_from(folder) if loaded is None and saved else None
     description = runs.describe(config, source, init=init if loaded is None else runs.checksum(loaded.params))
@@ -190,8 +194,14 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
                 steps=config.train.steps,
                 every=config.log.every,
                 batch_size=config.train.batch_size,
+                learning_rate=build.learning_rate(config),
+                wandb=config.log.wandb,
+                config=configs.to_dict(config),
             ) as report,
+            profiled(run_steps, folder / "profile") if command.profile else nullcontext(run_steps) as run_steps,
         ):
+            held_key = jax.random.fold_in(root, 3)  # 0 to 2: the keys of the split
+            evaluating = build.evaluating(config, spec, held_out, held_key, report.scalars)
 
             def save(state: TrainState, step: int) -> None:
                 checkpoints.save(state, train_key, data=iterator.get_state(), description=description)
@@ -209,7 +219,9 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
                 state = fit(
                     state, iterator, run_steps, train_key,
                     steps=config.train.steps, steps_per_call=per_call, on_metrics=report.metrics,
-                    callbacks=[Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show)],
+                    callbacks=[
+                        *evaluating, Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show)
+                    ],
                     stop=stopped.is_set,
                 )  # fmt: skip
             except NonFiniteLossError as error:
@@ -227,6 +239,10 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
             if not last_picture.exists():  # a run that was killed between its last checkpoint and its last picture
                 show(state, int(state.step))
     curve = plot_loss(folder)
+    if command.profile:
+        print(
+            f"Trace: pip install xprof; xprof --logdir {folder / 'profile'}; or its *.trace.json.gz in ui.perfetto.dev"
+        )
     print(
         f"{folder}: done. Checkpoints, {folder / 'samples'}, {curve}, tensorboard --logdir {folder / 'tensorboard'}\n"
         f"Sample it: {_sample_hint(folder, spec)}"
