@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import sys
+import time
 import types
 
 import jax
@@ -243,8 +244,8 @@ def test_the_learning_rate_is_that_of_the_optimiser(tmp_path, decay):
             moved.append(-float(updates["params"]["w"]))
             report.metrics(step, {"loss": 0.0})
     assert moved[0] == 0
-    assert moved[3] == pytest.approx(0.5)
-    assert [line["learning_rate"] for line in written(tmp_path)] == pytest.approx(moved, abs=1e-6)
+    assert moved[3] == pytest.approx(0.5, rel=1e-4)
+    assert [line["learning_rate"] for line in written(tmp_path)] == pytest.approx(moved, rel=1e-4, abs=1e-6)
 
 
 def test_memory_is_of_the_fullest_device_and_of_the_process(tmp_path, monkeypatch):
@@ -412,6 +413,7 @@ def test_the_real_weights_and_biases_without_a_network(tmp_path, monkeypatch):
             for step in range(start + 1, stop + 1):
                 report.metrics(step, {"loss": float(step)})
             report.picture("samples", np.zeros((4, 5, 1), np.uint8), stop)
+        time.sleep(1.1)  # wandb names its folders by the second
     files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert [file.stem for file in files] == ["run-" + (tmp_path / "wandb_id").read_text()] * 2
     found = []
@@ -424,5 +426,5 @@ def test_the_real_weights_and_biases_without_a_network(tmp_path, monkeypatch):
                 row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
                 rows[row["_step"]] = row
         found.append({step: row["loss"] for step, row in rows.items()})
-        assert max(rows.values(), key=lambda row: row["_step"])["samples"]["_type"] == "image-file"
+        assert rows[max(rows)]["samples/_type"] == "image-file"
     assert found == [{2: 1.5, 4: 3.5}, {4: 3.5, 6: 5.5}]
