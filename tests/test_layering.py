@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "sampling": [*CORE, *ABOVE, "data", "config", "build"],
     "pretrained": ["typing", "schedules", "denoise", "models", "config", "build", "files", "pretrained"],
     "runs": ["typing", "files", "weights", "data", "train", "config", "build"],
-    "report": ["typing", "files"],
+    "report": ["typing", "files", "losses", "report"],
     "cli": [
         "cli",
         "typing",
@@ -85,7 +85,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "build": {"optax"},
     "weights": {"safetensors"},
     "pretrained": {"flax", "safetensors"},
-    "report": {"tensorboardX", "tqdm", "matplotlib"},
+    "report": {"tensorboardX", "tqdm", "matplotlib", "wandb"},
     "cli": {"jaxlib", "tyro", "tqdm"},
 }
 

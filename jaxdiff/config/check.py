@@ -17,6 +17,11 @@ def check(config: Config) -> None:
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
+        "data.holdout": (config.data.holdout >= 0, "0 (none) or more"),
+        "data.eval_split": (
+            config.data.eval_split is None or not config.data.holdout,
+            "none with --data.holdout: give one of the two",
+        ),
         "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),
         "optim.b1": (0 <= config.optim.b1 < 1, "0 <= b1 < 1"),
         "optim.b2": (0 <= config.optim.b2 < 1, "0 <= b2 < 1"),
@@ -52,6 +57,13 @@ def check(config: Config) -> None:
         "log.samples": (config.log.samples >= 1, "at least 1"),
         "log.samples_every": (config.log.samples_every >= 1, "at least 1"),
         "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
+        "log.evaluate_every": (
+            config.log.evaluate_every is None
+            or (config.log.evaluate_every >= 1 and (config.data.holdout > 0 or config.data.eval_split is not None)),
+            "at least 1, with --data.holdout or --data.eval-split",
+        ),
+        "log.time_buckets": (config.log.time_buckets >= 0, "0 (none) or more"),
+        "log.wandb": (config.log.wandb is None or config.log.wandb.strip() != "", "the name of a project"),
         "log.keep": (config.log.keep >= 1, "at least 1"),
         "log.keep_best": (config.log.keep_best >= 0, "0 (none) or more"),
     }

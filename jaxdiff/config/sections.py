@@ -18,6 +18,10 @@ class Data:
     """Where prepared TFDS sets are; default TFDS_DATA_DIR or ~/tensorflow_datasets."""
     labels: bool = True
     """Use the labels, if there are any: a class-conditional model."""
+    holdout: int = 0
+    """Keep that many images, chosen by the seed, out of training, and evaluate on them; see log.evaluate_every."""
+    eval_split: str | None = None
+    """In place of it, of a TFDS set: the split to evaluate on, such as test."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
 
@@ -140,6 +144,12 @@ class Log:
     """Pictures in it."""
     checkpoint_every: int = 5000
     """Checkpoints; the last step has one anyway."""
+    evaluate_every: int | None = None
+    """The loss of the images held out (data.holdout, data.eval_split); default: with every checkpoint."""
+    time_buckets: int = 4
+    """Show the loss in so many parts of the time, too; 0: do not."""
+    wandb: str | None = None
+    """A project of Weights & Biases to write to as well; WANDB_MODE=offline needs no network."""
     keep: int = 2
     """Latest checkpoints to keep."""
     keep_best: int = 0
