@@ -67,4 +67,4 @@ def evaluating(
     if held_out is None or every is None:
         return []
     found = evaluation(config, spec, held_out, key, **options)
-    return [Every(every, lambda state, step: tell(step, found(state.ema)))]
+    return [Every(every, lambda state, step: tell(step, found(state.ema["ema"])))]

@@ -65,7 +65,11 @@ def check(config: Config) -> None:
         "log.time_buckets": (config.log.time_buckets >= 0, "0 (none) or more"),
         "log.wandb": (config.log.wandb is None or config.log.wandb.strip() != "", "the name of a project"),
         "log.keep": (config.log.keep >= 1, "at least 1"),
-        "log.keep_best": (config.log.keep_best >= 0, "0 (none) or more"),
+        "log.keep_best": (
+            config.log.keep_best == 0
+            or (config.log.keep_best > 0 and bool(config.data.holdout or config.data.eval_split)),
+            "0 (none); or more, with --data.holdout or --data.eval-split to know them by",
+        ),
     }
     rules["log.snapshot_every"] = (
         every is None or (every >= 1 and bool(lengths)),

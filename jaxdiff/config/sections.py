@@ -153,9 +153,7 @@ class Log:
     keep: int = 2
     """Latest checkpoints to keep."""
     keep_best: int = 0
-    """Best checkpoints to keep too, by `best`."""
-    best: str = "loss"
-    """Of which metric (in metrics.jsonl), the lowest being the best."""
+    """Best checkpoints to keep too, those of the lowest eval_loss; needs data.holdout or data.eval_split."""
     snapshot_every: int | None = None
     """Save the averages of train.ema_lengths, and keep them all; the last step is saved anyway. Default: not at all."""
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.noise import example_keys
 from jaxdiff.train.parallel import AXIS
@@ -46,6 +48,32 @@ def pmapped(loss_fn: LossFn) -> Program:
         return {name: np.asarray(term).ravel() for name, term in terms.items()}
 
     return program
+
+
+def sharded(loss_fn: LossFn, mesh: Mesh) -> Program:
+    """As `pmapped`, with parameters that are spread over the mesh of all devices (`parallel.sharded`)."""
+    run = jax.jit(partial(example_terms, loss_fn=loss_fn))
+    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+    def program(params: PyTree, batch: Batch, index: np.ndarray, key: Array) -> dict[str, np.ndarray]:
+        here, index = jax.tree.map(partial(jax.make_array_from_process_local_data, split), (batch, index))
+        terms = multihost_utils.process_allgather(run(params, here, index, key), tiled=True)
+        size = index.shape[0] // jax.process_count()
+        first = jax.process_index() * size
+        return {name: np.asarray(term)[first : first + size] for name, term in terms.items()}
+
+    return program
+
+
+def over_processes(sums: dict[str, float]) -> dict[str, float]:
+    """The sums over all processes, by name, of each one's.
+
+    >>> over_processes({"loss": 0.1})
+    {'loss': 0.1}
+    """
+    here = np.array(list(sums.values()), np.float64).view(np.uint32)  # whose bits are not rounded to float32
+    every = np.asarray(multihost_utils.process_allgather(here)).reshape(jax.process_count(), -1)
+    return dict(zip(sums, np.ascontiguousarray(every).view(np.float64).sum(0).tolist()))
 
 
 def evaluate(
