@@ -1,6 +1,7 @@
 """What both commands say."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -79,6 +80,7 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
     """Run a command: a user's error is one message and exit code 2; Ctrl-C is `stopped` and 130."""
     use_recommended_flags()
     use_compilation_cache()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax: pages of what is said here in a line
     try:
         command()
     except (InputError, NonFiniteLossError, SaveError) as error:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from tyro.extras import SubcommandApp
 
+from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.ema import ema
 
 app = SubcommandApp()
 app.command(ema)
+app.command(checkpoint, name="checkpoint")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

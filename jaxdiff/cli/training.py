@@ -1,7 +1,6 @@
 """Training as train.py does it: the loop with its checkpoints, pictures and logs, on one host or many."""
 
 import dataclasses
-import logging
 import os
 import shlex
 import signal
@@ -67,9 +66,6 @@ class Job:
 def run(job: Job, *, command: str) -> None:
     """Train, or go on; `command` is what goes on once more."""
     config, folder, parallel = job.config, job.folder, job.parallel
-    logging.getLogger("absl").setLevel(
-        logging.CRITICAL
-    )  # orbax: pages about a failed save, which `say` tells in a line
     root = jax.random.key(config.seed)
     init_key, train_key, sample_key = jax.random.split(root, 3)
     held_key = jax.random.fold_in(root, 3)  # 0 to 2: the keys of the split
@@ -133,7 +129,7 @@ def run(job: Job, *, command: str) -> None:
                 snapshots.wait()  # a run that resumes from here does not make that snapshot again
                 whole, key = parallel.to_global((state, train_key))
                 data = {"place": feed.place(), "report": report.get_state()}
-                metrics = evaluated.get(step, {})
+                metrics = {name: value for name, value in evaluated.get(step, {}).items() if name == "eval_loss"}
                 checkpoints.save(whole, key, data=data, description=job.description, metrics=metrics)
 
             def show(state: TrainState, step: int) -> None:

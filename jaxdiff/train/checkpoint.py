@@ -165,6 +165,31 @@ class Checkpoints:
         """What is wrong with the files of a step; see `integrity.damage`."""
         return integrity.damage(self.folder / str(step))
 
+    def weights(self, step: int) -> list[str]:
+        """What `restore_weights` finds at a step: "params" and the averages."""
+        return [name for name in self._trees(step) if name != "rest"]
+
+    def description(self, step: int) -> dict[str, Any]:
+        """Of the run, as it was saved with a step."""
+        found: dict[str, Any] = self._read(step, description=ocp.args.JsonRestore())["description"]
+        return found
+
+    def unreadable(self, step: int) -> list[str]:
+        """What of a step cannot be restored, each array on every local device; nothing if all can."""
+        wrong = []
+        for name in self._trees(step):
+            try:
+                with ocp.StandardCheckpointer() as reader:
+                    found = reader.metadata(self.folder / str(step) / name).item_metadata
+                self._read(step, **{name: ocp.args.StandardRestore(_abstract(found.tree))})
+            except (InputError, AttributeError) as error:  # the latter: there is no readable metadata
+                wrong.append(f"{name}: {error}")
+        return wrong
+
+    def _trees(self, step: int) -> list[str]:
+        """The items that are arrays."""
+        return sorted(path.parent.name for path in (self.folder / str(step)).glob("*/_METADATA"))
+
     def restore(
         self, like: TrainState, key: Array, *, shardings: Shardings | None = None
     ) -> tuple[TrainState, Array, dict[str, Any]]:
@@ -183,7 +208,7 @@ class Checkpoints:
         """
         like, key = _abstract((like, key), shardings)
         wrong: dict[int, str] = {}
-        for step in reversed([*self.steps(), self._choose(None)][:-1]):
+        for step in reversed([*self.steps(), self.choose(None)][:-1]):
             found = self._agreed("; ".join(self.damage(step)))
             if not found:
                 try:
@@ -237,7 +262,7 @@ class Checkpoints:
         Raises:
           InputError: no checkpoint, or none of that step; names those there are.
         """
-        step = self._choose(step)
+        step = self.choose(step)
         return step, self._read(step, **{item: ocp.args.StandardRestore(_abstract(like))})[item]
 
     def _read(self, step: int, **items: Any) -> Any:
@@ -254,7 +279,8 @@ class Checkpoints:
                 )
             ) from error
 
-    def _choose(self, step: int | None) -> int:
+    def choose(self, step: int | None) -> int:
+        """That step, or for None the latest; `InputError` if there is none, naming those there are."""
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             have = f"; there are {', '.join(map(str, steps))}" if steps else ". Train first, or give another --run"
