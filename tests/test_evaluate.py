@@ -121,7 +121,7 @@ def test_the_networks_loss_is_without_dropout_and_hidden_labels():
             "model": UNet(**vars(TINY.model) | {"dropout": dropout}),
             "train": Train(label_dropout=label_dropout),
         }
-        return float(build.loss_fn(Config(**values), SPEC)(params, batch, keys)["loss"].mean())
+        return float(jax.jit(build.loss_fn(Config(**values), SPEC))(params, batch, keys)["loss"].mean())
 
     assert result["eval_loss"] == pytest.approx(mean(0.0, 0.0), rel=1e-5)
     for other in (mean(0.5, 0.0), mean(0.0, 0.5)):

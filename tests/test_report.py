@@ -291,34 +291,36 @@ def test_numbers_of_an_evaluation_belong_to_their_step_and_fall_with_it(tmp_path
 def test_what_a_full_disk_does_not_take_is_written_later(tmp_path):
     lines = Lines(tmp_path / "metrics.jsonl", start=0)
     lines.scalars(1, {"loss": 1.0})
-    disk, lines._file = lines._file, open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    disk, lines._file._file = lines._file._file, open("/dev/full", "ab", buffering=0)  # noqa: SIM115
     for step in (2, 3):
         with pytest.raises(OSError, match="No space left"):
             lines.scalars(step, {"loss": 1.0})
-    lines._file.close()
-    lines._file = disk
+    lines._file._file.close()
+    lines._file._file = disk
     lines.close()
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(
         f'{{"step": {step}, "loss": 1.0}}\n' for step in (1, 2, 3)
     )
 
 
-def test_a_writer_that_fails_is_said_so_once_and_ends_nothing(tmp_path, capsys):
+@pytest.mark.parametrize("place", [0, 1], ids=["lines", "tensorboard"])
+def test_a_writer_that_fails_is_said_so_ends_nothing_and_catches_up(tmp_path, capsys, place):
     with Report(tmp_path, start=0, steps=4, every=1, batch_size=1) as report:
-        disk = report._writers[0]._file
+        name, its = type(report._writers[place]).__name__, report._writers[place]._file
+        disk = its._file
         with open("/dev/full", "ab", buffering=0) as full:
-            report._writers[0]._file = full
-            for step in (1, 2):
-                report.metrics(step, {"loss": 1.0})
-            report._writers[0]._file = disk
-            report.metrics(3, {"loss": 1.0})
-            report._writers[0]._file = full
-            report.metrics(4, {"loss": 1.0})
-            report._writers[0]._file = disk
-    err = capsys.readouterr().err
-    assert err.count("warning: Lines: OSError(28") == 2  # once for each time that it begins
+            for step, file in [(1, full), (2, full), (3, disk), (4, full)]:
+                its._file = file
+                report.metrics(step, {"loss": float(step)})
+            its._file = disk
+    assert capsys.readouterr().err.count(f"warning: {name}: OSError(28") == 2  # once for each time that it begins
     assert [line["step"] for line in written(tmp_path)] == [1, 2, 3, 4]
-    assert {step for name, step in scalars(tmp_path) if name == "loss"} == {1, 2, 3, 4}
+    assert {step: value for (tag, step), value in scalars(tmp_path).items() if tag == "loss"} == {
+        1: 1,
+        2: 2,
+        3: 3,
+        4: 4,
+    }
 
 
 class FakeRun:

@@ -3,14 +3,16 @@
 import importlib.util
 import json
 import secrets
+import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from jaxdiff.files import write_atomically
 from jaxdiff.typing import InputError
@@ -28,10 +30,27 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class _File:
+    """Bytes go to the file at once; what a full disk does not take is kept, and goes before the next ones."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed in close
+        self._waiting = b""
+
+    def write(self, data: bytes = b"") -> None:
+        self._waiting += data
+        while self._waiting:  # a nearly full disk takes a part
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+    def close(self) -> None:
+        try:
+            self.write()
+        finally:
+            self._file.close()
+
+
 class Lines:
     """`metrics.jsonl`: a JSON object per line, on disk as soon as it is written.
-
-    What a full disk does not take is kept, and written before the next line.
 
     Args:
       path: the file; lines after `start`, of a run that was killed after its last checkpoint, are dropped.
@@ -51,25 +70,16 @@ class Lines:
         content = "".join(json.dumps(line) + "\n" for line in kept).encode()
         if not path.exists() or path.read_bytes() != content:
             write_atomically(path, content)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed in close
-        self._waiting = b""
+        self._file = _File(path)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._waiting += json.dumps({"step": step} | values, allow_nan=False).encode() + b"\n"
-        self._write()
+        self._file.write(json.dumps({"step": step} | values, allow_nan=False).encode() + b"\n")
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         pass
 
     def close(self) -> None:
-        try:
-            self._write()
-        finally:
-            self._file.close()
-
-    def _write(self) -> None:
-        while self._waiting:  # a nearly full disk takes a part
-            self._waiting = self._waiting[self._file.write(self._waiting) :]
+        self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -99,24 +109,30 @@ class TensorBoard:
     # Not tensorboardX's SummaryWriter: it writes in a thread, which a full disk ends, and then waits for it for ever.
     def __init__(self, folder: Path, *, start: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(str(folder / "events"), f".{time.time_ns()}")  # TensorBoard reads by name
+        now = time.time_ns()  # of two files TensorBoard takes that first whose name is
+        self._file = _File(folder / f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}")
+        self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._events.write_event(Event(step=step, wall_time=time.time(), summary=summary.scalar(name, value)))
-        self._events.flush()
+        self._write(*(Event(step=step, summary=summary.scalar(name, value)) for name, value in values.items()))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         self._write(Event(step=step, summary=summary.image(name, picture, dataformats="HWC")))
 
     def close(self) -> None:
-        self._events.close()
+        self._file.close()
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._events.write_event(event)
-        self._events.flush()
+    def _write(self, *events: Event) -> None:
+        """As TFRecords: length, its checksum, message, its checksum."""
+        records = b""
+        for event in events:
+            event.wall_time = time.time()
+            message = event.SerializeToString()
+            length = struct.pack("<Q", len(message))
+            records += length + struct.pack("<I", masked_crc32c(length))
+            records += message + struct.pack("<I", masked_crc32c(message))
+        self._file.write(records)
 
 
 class WeightsAndBiases:
@@ -147,8 +163,9 @@ class WeightsAndBiases:
                 dir=str(folder),
             )  # fmt: skip
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            why = str(error).rstrip(".")
             raise InputError(
-                f"--log.wandb {project}: {error}. Log in once with `wandb login` (or WANDB_API_KEY), or set "
+                f"--log.wandb {project}: {why}. Log in once with `wandb login` (or WANDB_API_KEY), or set "
                 "WANDB_MODE=offline and send the run later with `wandb sync`"
             ) from error
         self._image = wandb.Image
