@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from tyro.extras import SubcommandApp
 
 from jaxdiff.cli.common import say_errors
+from jaxdiff.cli.data import data
 
 app = SubcommandApp()
+app.command(data, name="data", help="Prepare a set of images for training, or look at it.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

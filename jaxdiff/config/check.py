@@ -11,6 +11,8 @@ def check(config: Config) -> None:
     """Raise `InputError` for a value that no run can have, naming its field."""
     rules = {
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
+        "data.size": (config.data.size is None or config.data.size >= 1, "at least 1"),
+        "data.channels": (config.data.channels in (None, 1, 3, 4), "1 (grey), 3 (RGB) or 4 (RGBA)"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
         "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),

@@ -15,7 +15,7 @@ from jaxdiff.config.networks import NETWORKS
 from jaxdiff.config.sections import Config, Data, Diffusion, Log, Optim, Sample, Train
 from jaxdiff.typing import InputError
 
-FREE_ON_RESUME = ("train.steps", "train.steps_per_call", "data.dir", "sample", "log")
+FREE_ON_RESUME = ("train.steps", "train.steps_per_call", "data.dir", "data.skip_corrupt", "sample", "log")
 """What a resumed run may change: how long, and what is written. Everything else is the experiment."""
 
 

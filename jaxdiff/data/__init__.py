@@ -1,7 +1,18 @@
 """Data sources and the input pipeline. It knows no training."""
 
+from jaxdiff.data.folder import image_folder
+from jaxdiff.data.hugging_face import hugging_face, hugging_face_by_name
+from jaxdiff.data.idx import idx_images, is_idx
 from jaxdiff.data.pipeline import batches
-from jaxdiff.data.sources import ArraySource, Source, Unlabelled, array_file, digits
+from jaxdiff.data.prepare import prepare
+from jaxdiff.data.records import is_record_folder, record_folder
+from jaxdiff.data.resized import Resized
+from jaxdiff.data.skipping import Skipping
+from jaxdiff.data.sources import ArraySource, Source, Unlabelled, array_file, class_names, digits
 from jaxdiff.data.tfds import tfds_images
 
-__all__ = ["ArraySource", "Source", "Unlabelled", "array_file", "batches", "digits", "tfds_images"]
+__all__ = [
+    "ArraySource", "Resized", "Skipping", "Source", "Unlabelled", "array_file", "batches", "class_names", "digits",
+    "hugging_face", "hugging_face_by_name", "idx_images", "image_folder", "is_idx", "is_record_folder", "prepare",
+    "record_folder", "tfds_images",
+]  # fmt: skip
