@@ -79,7 +79,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "ode": {"diffrax", "equinox"},
     "samplers": {"blackjax"},
     "models": {"flax"},
-    "data": {"grain", "PIL", "tqdm", "sklearn", "tensorflow_datasets"},
+    "data": {"array_record", "datasets", "grain", "PIL", "tqdm", "sklearn", "tensorflow_datasets"},
     "train": {"optax", "orbax"},
     "config": {"dacite"},
     "build": {"optax"},

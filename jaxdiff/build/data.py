@@ -4,13 +4,34 @@ import dataclasses
 from pathlib import Path
 
 from jaxdiff.config import Config, Data
-from jaxdiff.data import Source, Unlabelled, array_file, digits, hold_out, tfds_images
+from jaxdiff.data import (
+    Resized,
+    Skipping,
+    Source,
+    Unlabelled,
+    array_file,
+    digits,
+    hold_out,
+    hugging_face_by_name,
+    idx_images,
+    image_folder,
+    is_idx,
+    is_record_folder,
+    record_folder,
+    tfds_images,
+)
 from jaxdiff.typing import InputError
 
 
 def source(data: Data) -> Source:
-    """The images that `data.name` names, without their labels if `data.labels` is off."""
+    """The images that `data.name` names, of the size and channels asked for, without their labels if `data.labels` is
+    off."""
     found = _source(data)
+    if data.skip_corrupt:
+        found = Skipping(found)
+    height, width, channels = found.image_shape
+    if (data.size or height, data.size or width, data.channels or channels) != found.image_shape:
+        found = Resized(found, data.size, data.channels)
     return found if data.labels else Unlabelled(found)
 
 
@@ -32,13 +53,24 @@ def sources(config: Config) -> tuple[Source, Source | None]:
 
 
 def _source(data: Data) -> Source:
+    path = Path(data.name)
     if data.name == "digits":
         return digits()
     if data.name.startswith("tfds:"):
         return tfds_images(data.name.removeprefix("tfds:"), split=data.split, data_dir=data.dir)
-    if Path(data.name).suffix in (".npz", ".npy"):
-        return array_file(data.name)
+    if data.name.startswith("hf:"):
+        name = data.name.removeprefix("hf:")
+        return hugging_face_by_name(name, split=data.split, size=data.size, channels=data.channels, labels=data.labels)
+    if is_idx(data.name):
+        return idx_images(path)
+    if path.suffix in (".npz", ".npy"):
+        return array_file(path)
+    if path.is_dir():
+        if is_record_folder(path):
+            return record_folder(path)
+        return image_folder(path, size=data.size, channels=data.channels, labels=data.labels)
     raise InputError(
-        f"--data.name {data.name}: unknown data set. Expected digits, tfds:NAME (such as tfds:{data.name}), "
-        "or a .npz or .npy file of images"
+        f"--data.name {data.name}: unknown data set. Expected digits, tfds:NAME (such as tfds:{data.name}), hf:NAME, "
+        "a .npz or .npy file of images, an IDX file (...-idx3-ubyte or .gz), or a folder: of PNG, JPEG or WebP images, "
+        "or one that jaxdiff data prepare wrote"
     )

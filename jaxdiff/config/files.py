@@ -17,7 +17,7 @@ from jaxdiff.typing import InputError
 
 FREE_ON_RESUME = (
     "train.steps", "train.steps_per_call", "train.accumulate", "train.skip_limit", "data.dir", "data.workers",
-    "data.eval_split", "sample", "log",
+    "data.skip_corrupt", "data.eval_split", "sample", "log",
 )  # fmt: skip
 """What a resumed run may change: how long, and what is written. Everything else is the experiment."""
 

@@ -11,11 +11,18 @@ class Data:
     """Where the images come from."""
 
     name: str = "digits"
-    """digits (inside scikit-learn), tfds:NAME (TensorFlow Datasets), or a .npz/.npy file of uint8 images."""
+    """digits (inside scikit-learn), tfds:NAME (TensorFlow Datasets), hf:NAME (Hugging Face), a .npz/.npy file of uint8
+    images, an IDX file (...-idx3-ubyte), a folder of images, or one that jaxdiff data prepare wrote."""
     split: str = "train"
-    """Of a TFDS set: train, test, train[:10%], ..."""
+    """Of a TFDS or Hugging Face set: train, test, train[:10%], ..."""
     dir: str | None = None
     """Where prepared TFDS sets are; default TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    size: int | None = None
+    """Resize the middle square of each image to that side; default: as the images are."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 grey, 3 RGB, 4 RGBA; default: as the images are, files of a folder as the first, transparency on white."""
+    skip_corrupt: bool = False
+    """In place of an image of a folder that cannot be read take the next that can; default: stop and name it."""
     labels: bool = True
     """Use the labels, if there are any: a class-conditional model."""
     holdout: int = 0

@@ -1,4 +1,4 @@
-"""Image sets with random access: scikit-learn's digits and array files (TensorFlow Datasets: `data.tfds`).
+"""Image sets with random access: scikit-learn's digits and array files. The others are in files of their own.
 
 A source knows its size and can gather any examples at once. Images are uint8 `[H, W, C]`, labels int32.
 """
@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from jaxdiff.data.mapped import from_state, npz_arrays, to_state
 from jaxdiff.typing import InputError
 
 Examples = dict[str, np.ndarray]
@@ -98,6 +99,12 @@ class ArraySource:
         if self.labels is not None:
             examples["label"] = self.labels[index]
         return examples
+
+    def __getstate__(self) -> dict[str, Any]:  # another process maps the file too, instead of being sent its bytes
+        return self.__dict__ | {"images": to_state(self.images)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, images=from_state(state["images"]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,7 +221,8 @@ def digits() -> ArraySource:
 
 
 def array_file(path: str | Path) -> ArraySource:
-    """Images from `.npy` (images alone; memory-mapped) or `.npz` (arrays `images` or `x`, and `labels` or `y`).
+    """Images from `.npy` (images alone; memory-mapped) or `.npz` (arrays `images` or `x`, and `labels` or `y`;
+    mapped too if they are large and not compressed).
 
     Raises:
       InputError: no such file, not a numpy file, no array of those names, or images that `ArraySource` refuses.
@@ -230,9 +238,8 @@ def array_file(path: str | Path) -> ArraySource:
             if magic == b"\x93NUMPY":
                 arrays = {"images": np.load(path, mmap_mode="r")}
             elif magic.startswith(b"PK"):
-                with np.load(file) as archive:
-                    arrays = {k: archive[k] for k in archive.files if k in ("images", "x", "labels", "y")}
-                    names = ", ".join(archive.files) or "no array"
+                arrays, found = npz_arrays(path, file, ("images", "x", "labels", "y"))
+                names = ", ".join(found) or "no array"
             else:
                 raise ValueError("the file is empty" if not magic else f"it begins with {magic!r}")
     except Exception as error:  # numpy, zipfile and zlib raise many kinds
@@ -249,6 +256,21 @@ def array_file(path: str | Path) -> ArraySource:
         if not isinstance(array, np.ndarray):
             raise InputError(f"{path}: its {name!r} is not an array. {expected}.")
     return ArraySource(images, labels, str(path))
+
+
+def class_names(source: Source) -> tuple[str, ...] | None:
+    """What the classes are called, where a source or the one that it wraps knows.
+
+    >>> class_names(digits()) is None
+    True
+    """
+    inner: Any = source
+    while inner is not None and inner.num_classes is not None:
+        names = getattr(inner, "class_names", None)
+        if names is not None:
+            return tuple(names)
+        inner = getattr(inner, "source", None)
+    return None
 
 
 def first_line(error: Exception) -> str:
