@@ -11,6 +11,7 @@ def check(config: Config) -> None:
     """Raise `InputError` for a value that no run can have, naming its field."""
     rules = {
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
+        "data.workers": (config.data.workers >= 0, "0 (none) or more"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
         "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),

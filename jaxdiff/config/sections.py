@@ -20,6 +20,9 @@ class Data:
     """Use the labels, if there are any: a class-conditional model."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
+    workers: int = 0
+    """Processes that read and decode images; 0: threads of this one. They pay where decoding takes longer than sending
+    an image to another process: large JPEGs."""
 
 
 @dataclasses.dataclass(frozen=True)
