@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ config = Config(
     log=Log(every=1, samples=10, samples_every=100, checkpoint_every=8, keep=2),
 )
 """
+LOOKING = threading.Lock()  # orbax restores in one thread at a time
 TIMES = ("seconds", "data_seconds", "images_per_second", "data_wait")  # the only metrics that may differ
 
 
@@ -84,6 +86,8 @@ def _where(run: Path) -> str:
         return "start-up"
     if saving:
         return "save"
+    if any((run / "checkpoints" / ".deleted").glob("*")):
+        return "deletion"
     if not lines and not listed(run):
         return "compilation"
     if (run / "loss.png").exists():
@@ -110,17 +114,10 @@ def everything(run: Path, step: int) -> dict[str, np.ndarray]:
     items = sorted(path.name for path in (run / "checkpoints" / str(step)).iterdir() if path.is_dir())
     of_json = {"data", "description"}
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    name: ocp.args.JsonRestore() if name in of_json else ocp.args.StandardRestore()
-                    for name in items
-                    if name != "metrics"
-                }
-            ),
-        )
-    leaves = jax.tree_util.tree_flatten_with_path({name: restored[name] for name in restored.keys()})[0]
+        how = {n: ocp.args.JsonRestore() if n in of_json else ocp.args.StandardRestore() for n in items}
+        del how["metrics"]
+        restored = dict(manager.restore(step, args=ocp.args.Composite(**how)).items())
+    leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
     return {jax.tree_util.keystr(path): _array(leaf) for path, leaf in leaves}
 
 
@@ -135,7 +132,10 @@ def unsound(run: Path) -> list[str]:
     wrong = []
     for step in listed(run):
         with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-            wrong += [f"{run.name}: checkpoint {step}: {what}" for what in checkpoints.damage(step)]
+            found = checkpoints.damage(step)
+            if not (checkpoints.folder / str(step) / "checksums.json").exists():
+                found.append("it has no sums")
+        wrong += [f"{run.name}: checkpoint {step}: {what}" for what in found]
         try:
             everything(run, step)
         except Exception as error:  # whatever orbax raises
@@ -178,9 +178,11 @@ def trial(
             run = run.with_name(f"{run.name.split('_')[0]}_{begun}")
             continue
         killed.append(where)
-        wrong += unsound(run)
+        with LOOKING:
+            wrong += unsound(run)
     finish(command, run)
-    return killed, wrong + unsound(run) + differences(run, whole, steps)
+    with LOOKING:
+        return killed, wrong + unsound(run) + differences(run, whole, steps)
 
 
 def main() -> int:
@@ -219,9 +221,11 @@ def main() -> int:
             survived.update([] if found else killed)
             wrong += found
             passed = time.monotonic() - begun
-            print(f"{i + 1:4} killed in: {', '.join(killed):24} {'; '.join(found) or 'same'} ({passed:.0f} s)", flush=True)
+            print(
+                f"{i + 1:4} killed in: {', '.join(killed):24} {'; '.join(found) or 'same'} ({passed:.0f} s)", flush=True
+            )
     print("\n| killed in | kills | survived |\n|---|---|---|")
-    for where in ("start-up", "compilation", "steps", "save", "exit"):
+    for where in ("start-up", "compilation", "steps", "save", "deletion", "exit"):
         print(f"| {where} | {places[where]} | {survived[where]} |")
     print(f"| all | {places.total()} | {survived.total()} |\n\n{time.monotonic() - begun:.0f} s")
     for line in wrong:
