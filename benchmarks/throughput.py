@@ -68,11 +68,13 @@ def training(config: configs.Config, spec: build.Spec, rounds: int) -> tuple[lis
     """Seconds a step, of each round; of compiling; and bytes."""
     batch, per_call, devices = config.train.batch_size, build.steps_per_call(config), jax.local_device_count()
     tx = build.optimizer(config)
-    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, ema_decay=config.train.ema_decay)
+    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, averages=build.averages(config))
     images = {"image": np.random.default_rng(0).integers(0, 256, (batch, *spec.image_shape), np.uint8)}
     if spec.num_classes is not None:
         images["label"] = np.arange(batch, dtype=np.int32) % spec.num_classes
-    state, key = replicate((init_state(build.init_params(config, spec, jax.random.key(0)), tx), jax.random.key(1)))
+    state, key = replicate(
+        (init_state(build.init_params(config, spec, jax.random.key(0)), tx, build.averages(config)), jax.random.key(1))
+    )
     batches = shard([images] * per_call, devices=devices)
     program, took, needed = compiled(pmapped(step), state, batches, key)
 

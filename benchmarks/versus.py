@@ -1,6 +1,6 @@
 """The same network with the same weights here and in diffusers (PyTorch), interleaved A B A B on one machine.
 
-pip install torch diffusers && pip install -e '.[pretrained]'
+pip install torch diffusers && pip install -e .
 python benchmarks/versus.py --network small      # 8.95M parameters, for CPUs; ddpm_cifar, adm_64, dit_b_2 for GPUs
 
 A training step is the loss, its gradient, Adam and the moving average of the parameters; sampling is 50 steps of DDIM.
@@ -34,6 +34,7 @@ from jaxdiff.denoise import denoiser
 from jaxdiff.noise import fold_in
 from jaxdiff.time_sampling import uniform_steps
 from jaxdiff.train import init_state, train_step
+from jaxdiff.train.ema import exponential
 
 DDPM = {
     "sample_size": 32, "norm_eps": 1e-6, "attention_head_dim": None, "flip_sin_to_cos": False, "freq_shift": 1,
@@ -124,7 +125,7 @@ def jax_calls(loaded: pretrained.Pretrained, batch: int, dtype: str) -> tuple[Ca
     state = init_state(jax.tree.map(jnp.asarray, loaded.params), tx)
     images = {"image": jax.random.normal(jax.random.key(0), (batch, *spec.image_shape))}
     key, seconds = jax.random.key(1), {}
-    step = jax.jit(partial(train_step, loss_fn=loss, tx=tx, ema_decay=0.999), donate_argnums=0)
+    step = jax.jit(partial(train_step, loss_fn=loss, tx=tx, averages={"ema": exponential(0.999)}), donate_argnums=0)
     started = time.perf_counter()
     step = step.lower(state, images, key).compile()
     seconds["train"] = time.perf_counter() - started

@@ -249,3 +249,54 @@ def uncertainty(
     """
     u = log_var(2 * half_log_snr(t, schedule=schedule))
     return {**terms, "loss": terms["loss"] * jnp.exp(-u) + u, "unweighted": terms["loss"]}
+
+
+SHARE = ":share"
+
+
+def by_time(terms: dict[str, Array], t: Array, *, buckets: int = 4) -> dict[str, Array]:
+    """The loss by where in time it was measured: `buckets` equal parts of [0, 1], as further terms.
+
+    Bucket (a, b] has the terms "loss/t<a>-<b>", which is `loss 1[a < t <= b]`, and "loss/t<a>-<b>:share", `1[a < t <=
+    b]`; t = 0 is in the first. They are per example like all others: take their means, over batches, devices and steps,
+    and then their quotients (`over_shares`), which are the mean loss of the examples in the bucket.
+
+    Args:
+      terms: of a loss, with "loss" `[B]`.
+      t: the times of its examples, `[B]`.
+      buckets: how many.
+
+    Raises:
+      InputError: fewer than one bucket.
+
+    >>> terms = by_time({"loss": jnp.array([3.0, 5.0, 1.0])}, jnp.array([0.2, 0.5, 1.0]), buckets=2)
+    >>> terms["loss/t0.00-0.50"].tolist(), terms["loss/t0.00-0.50:share"].tolist()
+    ([3.0, 5.0, 0.0], [1.0, 1.0, 0.0])
+    >>> over_shares({name: float(term.mean()) for name, term in terms.items()})
+    {'loss': 3.0, 'loss/t0.00-0.50': 4.0, 'loss/t0.50-1.00': 1.0}
+    """
+    require(buckets >= 1, f"by_time: expected at least one bucket, got {buckets}")
+    place = jnp.clip(jnp.ceil(t * buckets) - 1, 0, buckets - 1)
+    digits = max(2, len(str(buckets - 1)))
+    found = dict(terms)
+    for k in range(buckets):
+        name = f"loss/t{k / buckets:.{digits}f}-{(k + 1) / buckets:.{digits}f}"
+        found[name] = jnp.where(place == k, terms["loss"], 0)
+        found[name + SHARE] = (place == k).astype(terms["loss"].dtype)
+    return found
+
+
+def over_shares(means: dict[str, float]) -> dict[str, float]:
+    """Means of terms of which some were of a part of the examples: NAME / NAME:share, where there is such a share.
+
+    What no example was part of is left out, and so are the shares.
+
+    >>> over_shares({"loss": 2.0, "loss/a": 0.5, "loss/a:share": 0.25, "loss/b": 0.0, "loss/b:share": 0.0})
+    {'loss': 2.0, 'loss/a': 2.0}
+    """
+    found = {}
+    for name, value in means.items():
+        share = means.get(name + SHARE, 1.0)
+        if not name.endswith(SHARE) and share > 0:
+            found[name] = value / share
+    return found

@@ -1,5 +1,6 @@
 """The folder of a run: `run.json` with its config and data, and `checkpoints/`. May it be started, resumed, sampled?"""
 
+import dataclasses
 import json
 import os
 import platform
@@ -14,11 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff import build
+from jaxdiff import build, weights
 from jaxdiff.config import Config, differences, from_dict, to_dict
 from jaxdiff.data import Source
 from jaxdiff.files import write_atomically
+from jaxdiff.train import ema
 from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.train.parallel import replicate
+from jaxdiff.train.snapshots import Snapshots
 from jaxdiff.typing import InputError, PyTree
 
 
@@ -51,21 +55,81 @@ def _reading(folder: Path) -> Iterator[dict[str, Any]]:
 def load_weights(
     folder: Path, config: Config, spec: build.Spec, *, item: str = "ema", step: int | None = None
 ) -> tuple[int, PyTree]:
-    """The weights of a run's checkpoint (default: the latest) on every local device, and its step.
+    """The step of a run's checkpoint (default: the latest), and its weights on every local device.
 
     Args:
       folder: the run.
       config: as `load_run` gives it.
       spec: as `load_run` gives it.
-      item: `ema`, the moving average, or `params`, as the optimiser left them.
+      item: `ema`, the moving average, another of `build.averages`, or `params`, as the optimiser left them.
       step: of the checkpoint.
 
     Raises:
-      InputError: no checkpoint, or none of that step.
+      InputError: no such weights, no checkpoint, or none of that step.
     """
-    like = jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
+    there = [*build.averages(config), "params"]
+    if item not in there:
+        raise InputError(f"{folder}: no weights {item} in this run; there are {', '.join(there)}")
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore_weights(like, item=item, step=step)
+        return checkpoints.restore_weights(_shapes(config, spec), item=item, step=step)
+
+
+def _shapes(config: Config, spec: build.Spec) -> PyTree:
+    return jax.eval_shape(partial(build.init_params, config, spec), jax.random.key(0))
+
+
+def reconstruct(
+    folder: Path, config: Config, spec: build.Spec, *, length: float, step: int | None = None
+) -> tuple[int, PyTree, float]:
+    """The average of any length, from a run's snapshots: its step, the parameters, and the residual of `ema.fit`.
+
+    Args:
+      folder: the run.
+      config: as `load_run` gives it.
+      spec: as `load_run` gives it.
+      length: the standard deviation of its profile, as a share of training.
+      step: of the snapshot at which it ends; default the last.
+
+    Raises:
+      InputError: no snapshots, none of that step, one that cannot be read, or a length that no average has.
+    """
+    like = _shapes(config, spec)
+    with Snapshots(folder / "snapshots", read_only=True) as snapshots:
+        steps = snapshots.steps()
+        if not steps:
+            raise InputError(f"{folder}: no snapshots in this run yet")
+        step = steps[-1] if step is None else step
+        stored = [(own, t) for t in steps for own in config.train.ema_lengths]
+        found = ema.fit(stored, sigma_rel=length, step=step)
+        terms = (
+            (weight, snapshots.restore(like, name=ema.name_of(own), step=t))
+            for weight, (own, t) in zip(found.weights, stored)
+            if weight
+        )
+        return step, ema.weighted_sum(terms), found.residual
+
+
+def weights_metadata(config: Config, spec: build.Spec, *, step: int, weights: str) -> dict[str, Any]:
+    """What a file of a run's weights says of them (`weights.write_weights`)."""
+    shape = {"image_shape": list(spec.image_shape), "num_classes": spec.num_classes}
+    return {"config": to_dict(config), **shape, "step": step, "weights": weights}
+
+
+def read_weights(path: Path, config: Config, spec: build.Spec) -> PyTree:
+    """The weights of a file, for the network of a run, on every local device.
+
+    Raises:
+      InputError: it cannot be read, or is of another network or diffusion.
+    """
+    params = weights.read_weights(path, _shapes(config, spec))
+    there = weights.read_metadata(path).get("config")
+    if there is not None:  # of the same shapes, and yet another network: what it predicts, say
+        own = dataclasses.replace(from_dict(there), data=config.data, optim=config.optim, train=config.train)
+        other = differences(dataclasses.replace(own, seed=config.seed), config)
+        if other:
+            lines = ", ".join(f"{name} {old!r}, not {new!r}" for name, (old, new) in other.items())
+            raise InputError(f"{path}: weights of another run, with {lines}; give --run that run")
+    return replicate(params)
 
 
 def last_step(folder: Path) -> int:

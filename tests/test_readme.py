@@ -14,6 +14,7 @@ import tiny
 
 from jaxdiff import DDIM, prior, sample, schedules, testing, timesteps
 from jaxdiff.cli import train_main
+from jaxdiff.train import ema
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,6 +88,15 @@ def test_a_network_in_your_own_code():
     exec(blocks("docs/networks.md", "python")[0], names)
     assert names["y"].dtype == jnp.float32
     np.testing.assert_array_equal(names["y"], jnp.zeros_like(names["x"]))
+
+
+def test_averages_in_your_own_code():
+    """docs/training.md's: parameters k after update k, whose mean under the profile is the sum of k p_k."""
+    names = {}
+    exec(blocks("docs/training.md", "python")[0], names)
+    exponent, k = ema.gamma_of(0.07) + 1, np.arange(1, 101)
+    expected = np.sum(k * ((k / 100) ** exponent - ((k - 1) / 100) ** exponent))
+    np.testing.assert_allclose(names["made"]["w"], expected, rtol=1e-4)
 
 
 def test_commands_name_files_and_options_that_exist():

@@ -19,7 +19,7 @@ def state_at(step, size=4):
     params = {"dense": {"kernel": jax.random.normal(jax.random.key(step), (size, 3)), "bias": jnp.ones(3)}}
     state = init_state(params, TX)
     _, opt_state = TX.update(params, state.opt_state, params)
-    ema = jax.tree.map(lambda p: p / 3, params)
+    ema = {name: jax.tree.map(lambda p, i=i: p / i, params) for i, name in enumerate(("ema", "ema_0.05", "ema_0.1"), 3)}
     return state._replace(step=jnp.int32(step), ema=ema, opt_state=opt_state)
 
 
@@ -50,7 +50,8 @@ def test_only_the_last_few_are_kept_and_each_can_be_sampled(tmp_path):
         like = jax.eval_shape(lambda: state_at(0)).params
         assert checkpoints.restore_weights(like)[0] == 3
         step, ema = checkpoints.restore_weights(like, step=2)
-        same(ema, state_at(2).ema)
+        same(ema, state_at(2).ema["ema"])
+        same(checkpoints.restore_weights(like, item="ema_0.05", step=2)[1], state_at(2).ema["ema_0.05"])
         same(checkpoints.restore_weights(like, item="params", step=2)[1], state_at(2).params)
         with pytest.raises(InputError, match=r"no checkpoint of step 9 in this run; there are 2, 3"):
             checkpoints.restore_weights(like, step=9)
@@ -80,7 +81,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before_it(tmp_path):
     with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
         with pytest.raises(InputError, match=r"c/2: this checkpoint cannot be read .*There are also 1"):
             checkpoints.restore_weights(like)
-        same(checkpoints.restore_weights(like, step=1)[1], state_at(1).ema)
+        same(checkpoints.restore_weights(like, step=1)[1], state_at(1).ema["ema"])
 
 
 @pytest.mark.parametrize("harm", ["cut", "delete", "change"])

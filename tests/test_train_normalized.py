@@ -44,7 +44,7 @@ def square(params):
 
 def steps(tx, params, count=20):
     state = init_state(params, tx)
-    step = jax.jit(lambda state: train_step(state, {"x": X}, jax.random.key(0), loss_fn=loss_fn, tx=tx, ema_decay=0.9))
+    step = jax.jit(lambda state: train_step(state, {"x": X}, jax.random.key(0), loss_fn=loss_fn, tx=tx))
     for _ in range(count):
         state, metrics = step(state)
         yield state, metrics

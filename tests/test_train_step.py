@@ -11,8 +11,8 @@ import pytest
 from jaxdiff import InputError
 from jaxdiff.noise import example_keys, white_noise
 from jaxdiff.train import init_state, pmapped, train_step
+from jaxdiff.train.ema import ema_decay_at, exponential, power
 from jaxdiff.train.parallel import per_device, replicate, shard
-from jaxdiff.train.step import ema_decay_at
 
 KEY = jax.random.key(0)
 rng = np.random.default_rng(0)
@@ -47,14 +47,31 @@ def test_the_mean_over_the_batch_is_what_is_minimised():
 
 
 def test_ema_warms_up_then_averages_with_its_decay():
-    tx = optax.sgd(0.01)
+    tx, averages = optax.sgd(0.01), {"ema": exponential(0.3)}
     state, ema = start(tx), np.arange(3.0)
     for k, batch in enumerate(BATCHES):
-        state, _ = train_step(state, batch, KEY, loss_fn=loss_fn, tx=tx, ema_decay=0.3)
+        state, _ = train_step(state, batch, KEY, loss_fn=loss_fn, tx=tx, averages=averages)
         decay = min(0.3, (1 + k) / (10 + k))
         ema = decay * ema + (1 - decay) * np.asarray(state.params["w"])
-    np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-5)
+    np.testing.assert_allclose(state.ema["ema"]["w"], ema, rtol=1e-5)
     assert float(ema_decay_at(jnp.int32(10**7), decay=0.9999)) == np.float32(0.9999)
+
+
+def test_several_averages_at_once_and_each_is_the_one_it_would_be_alone():
+    """That of gamma = 1 is the mean of the parameters after each update k, weighted by k^2 - (k - 1)^2."""
+    tx, averages = optax.sgd(0.01), {"ema": exponential(0.3), "power": power((2 / 36) ** 0.5)}
+    state = init_state({"w": jnp.arange(3.0)}, tx, averages)
+    alone = init_state({"w": jnp.arange(3.0)}, tx)
+    seen = []
+    for batch in BATCHES:
+        state, _ = train_step(state, batch, KEY, loss_fn=loss_fn, tx=tx, averages=averages)
+        alone, _ = train_step(alone, batch, KEY, loss_fn=loss_fn, tx=tx, averages={"ema": exponential(0.3)})
+        seen.append(np.asarray(state.params["w"], np.float64))
+    np.testing.assert_array_equal(state.ema["ema"]["w"], alone.ema["ema"]["w"])
+    k = np.arange(1, 7)
+    np.testing.assert_allclose(state.ema["power"]["w"], np.average(seen, axis=0, weights=2 * k - 1), rtol=1e-5)
+    with pytest.raises(InputError, match=r"averages ema, power: the state has ema; make it by init_state"):
+        train_step(alone, BATCHES[0], KEY, loss_fn=loss_fn, tx=tx, averages=averages)
 
 
 def test_every_step_draws_afresh_and_every_example_its_own():
@@ -143,7 +160,8 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_number_of_the_step
         before, _ = train_step(start(tx), BATCHES[1], KEY, loss_fn=loss_fn, tx=tx)
         after, metrics = train_step(before, bad, KEY, loss_fn=loss_fn, tx=tx)
         assert metrics["skipped"] == 1
-        jax.tree.map(np.testing.assert_array_equal, after, before._replace(step=before.step + 1))
+        for now, then in ((after.params, before.params), (after.opt_state, before.opt_state)):
+            jax.tree.map(np.testing.assert_array_equal, now, then)
         again, metrics = train_step(after, BATCHES[2], KEY, loss_fn=loss_fn, tx=tx)
         assert metrics["skipped"] == 0
         assert np.isfinite(again.params["w"]).all()

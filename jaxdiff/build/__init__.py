@@ -1,14 +1,25 @@
 """The one place where names become objects: from a `Config` to schedules, networks, losses, optimisers, data."""
 
-from jaxdiff.build.data import source
+from jaxdiff.build.data import source, sources
 from jaxdiff.build.diffusion import SCHEDULES, TIMES, measured, preconditioning, schedule, times_seen
+from jaxdiff.build.evaluation import evaluating, evaluation
 from jaxdiff.build.names import check_options, named
 from jaxdiff.build.networks import Spec, denoiser, init_params, model, network, with_lora
 from jaxdiff.build.sample import SPACINGS, check_unused, sampler, times
-from jaxdiff.build.training import loss_fn, optimizer, steps_per_call, trained
+from jaxdiff.build.training import (
+    averages,
+    eval_loss_fn,
+    evaluate_every,
+    learning_rate,
+    loss_fn,
+    optimizer,
+    steps_per_call,
+    trained,
+)
 
 __all__ = [
-    "SCHEDULES", "SPACINGS", "TIMES", "Spec", "check_options", "check_unused", "denoiser", "init_params", "loss_fn",
-    "measured", "model", "named", "network", "optimizer", "preconditioning", "sampler", "schedule", "source",
-    "steps_per_call", "times", "times_seen", "trained", "with_lora",
+    "SCHEDULES", "SPACINGS", "TIMES", "Spec", "averages", "check_options", "check_unused", "denoiser", "eval_loss_fn",
+    "evaluate_every", "evaluating", "evaluation", "init_params", "learning_rate", "loss_fn", "measured", "model",
+    "named", "network", "optimizer", "preconditioning", "sampler", "schedule", "source", "sources", "steps_per_call",
+    "times", "times_seen", "trained", "with_lora",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """What training minimises, and how."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,7 +10,9 @@ import optax
 from jaxdiff.build.diffusion import measured, schedule, times_seen
 from jaxdiff.build.networks import Spec, model
 from jaxdiff.config import Config
+from jaxdiff.losses import by_time
 from jaxdiff.noise import fold_in, white_noise
+from jaxdiff.train.ema import Share, exponential, name_of, power
 from jaxdiff.train.frozen import Trained, all_but, only, stop_frozen
 from jaxdiff.train.normalized import normalized
 from jaxdiff.train.step import LossFn
@@ -39,33 +42,71 @@ def loss_fn(config: Config, spec: Spec) -> LossFn:
             hidden = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 2), config.train.label_dropout)
             labels = jnp.where(hidden, spec.num_classes, batch["label"])
         net = model(config, spec, params, labels, key=fold_in(keys, 3))
-        return measure(x0, t, eps, model=net, schedule=alphas, kind=d.kind)
+        terms = measure(x0, t, eps, model=net, schedule=alphas, kind=d.kind)
+        return by_time(terms, t, buckets=config.log.time_buckets) if config.log.time_buckets else terms
 
     return loss
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """Clipping, then Adam or AdamW with warm-up; then kernels back to their norm, if that is asked for."""
+def eval_loss_fn(config: Config, spec: Spec) -> LossFn:
+    """`loss_fn` without dropout and hidden labels."""
+    train = dataclasses.replace(config.train, label_dropout=0.0)
+    return loss_fn(dataclasses.replace(config, train=train, model=dataclasses.replace(config.model, dropout=0.0)), spec)
+
+
+def learning_rate(config: Config) -> optax.Schedule:
+    """Updates done -> rate: warm-up, then constant or a half cosine."""
     c, steps, warmup = config.optim, config.train.steps, config.optim.warmup
     rate: optax.Schedule = optax.constant_schedule(c.learning_rate)
     if c.decay == "cosine" and steps > warmup:
         rate = optax.cosine_decay_schedule(c.learning_rate, steps - warmup)
     if warmup:
         rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), rate], [warmup])
+    return rate
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Clipping, then Adam or AdamW with warm-up; then kernels back to their norm, if that is asked for."""
+    c, rate = config.optim, learning_rate(config)
     adam = optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay if c.name == "adamw" else 0.0)
     tx = optax.chain(optax.clip_by_global_norm(c.clip), adam) if c.clip else adam
     forced = config.model.forced_weight_norm if c.forced_weight_norm is None else c.forced_weight_norm
     return only(normalized(tx) if forced else tx, trained(config))
 
 
+def averages(config: Config) -> dict[str, Share]:
+    """The averages of the parameters: "ema", and one of each of `train.ema_lengths`, such as "ema_0.05".
+
+    >>> from jaxdiff.config import Train
+    >>> list(averages(Config(train=Train(ema_lengths=(0.05, 0.1)))))
+    ['ema', 'ema_0.05', 'ema_0.1']
+    """
+    lengths = {name_of(length): power(length) for length in config.train.ema_lengths}
+    return {"ema": exponential(config.train.ema_decay), **lengths}
+
+
+def evaluate_every(config: Config) -> int | None:
+    """Steps between evaluations: `log.evaluate_every`, or with each checkpoint; None where nothing is held out.
+
+    >>> from jaxdiff.config import Data
+    >>> evaluate_every(Config()), evaluate_every(Config(data=Data(holdout=100)))
+    (None, 5000)
+    """
+    if not config.data.holdout and config.data.eval_split is None:
+        return None
+    return config.log.evaluate_every or config.log.checkpoint_every
+
+
 def steps_per_call(config: Config, *, done: int = 0) -> int:
     """`train.steps_per_call`; by default up to 10, but 1 on CPU, where gradients of convolutions in a loop are slow."""
     # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
-    counts = (config.train.steps, config.log.samples_every, config.log.checkpoint_every, *([done] if done else []))
+    log = config.log
+    others = [number for number in (log.snapshot_every, evaluate_every(config), done) if number]
+    counts = (config.train.steps, log.samples_every, log.checkpoint_every, *others)
     if config.train.steps_per_call is not None:
         for count in counts:
             if count % config.train.steps_per_call:
-                names = "train.steps, log.samples_every, log.checkpoint_every and the step to resume from"
+                names = "train.steps, the numbers log.*_every (but log.every) and the step to resume from"
                 raise InputError(f"--train.steps-per-call {config.train.steps_per_call}: must divide {names} {counts}")
         return config.train.steps_per_call
     if jax.default_backend() == "cpu":

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from tyro.extras import SubcommandApp
 
 from jaxdiff.cli.common import say_errors
+from jaxdiff.cli.ema import ema
 
 app = SubcommandApp()
+app.command(ema)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,6 +23,7 @@ from jaxdiff.pretrained import GuidedClassifier
 from jaxdiff.samplers import draws_noise
 from jaxdiff.train.parallel import replicate
 from jaxdiff.typing import InputError, PyTree, Schedule
+from jaxdiff.weights import SUFFIX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,9 @@ class SampleCommand:
     """What its file does not say, as NAME VALUE pairs (the arguments of jaxdiff.pretrained.load_guided_classifier)."""
     step: int | None = None
     """The checkpoint; default the latest."""
-    weights: Literal["ema", "params"] = "ema"
-    """The moving average, or the parameters as the optimiser left them."""
+    weights: str = "ema"
+    """The moving average `ema`, one of --train.ema-lengths, such as `ema_0.05`, or the parameters as the optimiser left
+    them, `params`; or a file that `jaxdiff ema` wrote, NAME.safetensors."""
     batch: int = 256
     """At a time. Picture i is the same whatever the batch."""
     labels: tuple[int, ...] = ()
@@ -142,6 +144,11 @@ def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], t
         if command.pretrained_options:
             raise InputError("--pretrained-options without --pretrained")
         config, spec = runs.load_run(run)
+        file = Path(command.weights)
+        if file.suffix == SUFFIX:
+            if command.step is not None:
+                raise InputError(f"--step chooses a checkpoint, and --weights {file} is in none; leave one out")
+            return config, spec, lambda: (file.name, runs.read_weights(file, config, spec)), False
 
         def weights() -> tuple[str, PyTree]:
             step, params = runs.load_weights(run, config, spec, item=command.weights, step=command.step)

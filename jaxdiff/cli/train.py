@@ -19,6 +19,7 @@ from jaxdiff.cli.common import Words, load_pretrained, say_errors, warn_of_signa
 from jaxdiff.cli.init import check_init, with_network
 from jaxdiff.config import Config
 from jaxdiff.pretrained import Pretrained
+from jaxdiff.report import check_wandb
 from jaxdiff.train import TrainState, init_state, pmapped, sharded, train_step
 from jaxdiff.train.frozen import check_frozen
 from jaxdiff.train.parallel import per_device
@@ -53,6 +54,8 @@ class TrainCommand:
     """How many."""
     process_id: int | None = None
     """Which this one is, from 0."""
+    profile: bool = False
+    """Trace a few steps, after the first ones, into profile/ of the run."""
     dry_run: bool = False
     """Print the resolved config, parameters, batch per device and memory, and stop. Writes nothing of a run."""
 
@@ -115,6 +118,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     config = command.settings
     folder = _folder(command.run, command.config)
     configs.check(config)
+    check_wandb(config.log.wandb)
     devices = jax.device_count()
     per_device(config.train.batch_size, devices=devices, parts=config.train.accumulate)
     schedule = build.schedule(config.diffusion)
@@ -137,7 +141,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
             )
         return
 
-    source = build.source(config.data)
+    source, held_out = build.sources(config)
     spec = build.Spec(source.image_shape, source.num_classes)
     init = runs.started_from(folder) if loaded is None and saved else None
     description = runs.describe(config, source, init=init if loaded is None else runs.checksum(loaded.params))
@@ -148,19 +152,20 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     if command.shards is not None and command.parallel != "fsdp":
         raise InputError(f"--shards {command.shards}: belongs to --parallel fsdp")
     tx = build.optimizer(config)
+    averages = build.averages(config)
     step = partial(
         train_step,
         loss_fn=build.loss_fn(config, spec),
         tx=tx,
-        ema_decay=config.train.ema_decay,
+        averages=averages,
         accumulate=config.train.accumulate,
     )
     parallel = pmapped(step) if command.parallel == "pmap" else sharded(step, shards=command.shards)
 
     def initial(key: Array) -> TrainState:
         if loaded is None:
-            return init_state(build.init_params(config, spec, key), tx)
-        return init_state(build.with_lora(config, loaded.params, key), tx)
+            return init_state(build.init_params(config, spec, key), tx, averages)
+        return init_state(build.with_lora(config, loaded.params, key), tx, averages)
 
     like = jax.eval_shape(initial, jax.random.key(0))  # finds what is wrong with the network
     check_frozen(config.optim.frozen, like.params)
@@ -170,7 +175,9 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
         raise InputError(
             f"--model.lora-rank {config.model.lora_rank}: adapts a network that was trained; give --init PATH"
         )
-    job = training.Job(config, folder, source, spec, description, saved, parallel, initial, like)
+    job = training.Job(
+        config, folder, source, held_out, spec, description, saved, parallel, initial, like, command.profile
+    )
     if command.dry_run:
         if hosts.first():
             training.print_plan(job)

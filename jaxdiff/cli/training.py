@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ import numpy as np
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli import hosts
+from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
 from jaxdiff.data import Source, batches
 from jaxdiff.data.images import grid, write_png
 from jaxdiff.data.workers import InProcesses
 from jaxdiff.report import Report, plot_loss
-from jaxdiff.train import DataError, NonFiniteLossError, TrainState, fit
+from jaxdiff.train import DataError, NonFiniteLossError, TrainState, evaluate, fit
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.train.feed import Feed
 from jaxdiff.train.loop import Every
 from jaxdiff.train.parallel import Parallel, bytes_per_device
+from jaxdiff.train.profile import profiled
 from jaxdiff.typing import Array, InputError
 
 
@@ -39,23 +42,27 @@ class Job:
       config: its settings.
       folder: where all is written.
       source: the images.
+      held_out: those that are not trained on but evaluated, if any.
       spec: what the network knows of them.
       description: for run.json.
       saved: the step of the last checkpoint, 0 if there is none.
       parallel: the train step on the devices.
       initial: key -> the state of a new run.
       like: its shapes.
+      profile: whether to trace a few steps.
     """
 
     config: Config
     folder: Path
     source: Source
+    held_out: Source | None
     spec: build.Spec
     description: dict[str, Any]
     saved: int
     parallel: Parallel
     initial: Callable[[Array], TrainState]
     like: TrainState
+    profile: bool = False
 
 
 def run(job: Job, *, command: str) -> None:
@@ -87,7 +94,9 @@ def _run(job: Job, *, command: str) -> None:
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # orbax: pages about a failed save, which `say` tells in a line
-    init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
+    root = jax.random.key(config.seed)
+    init_key, train_key, sample_key = jax.random.split(root, 3)
+    held_key = jax.random.fold_in(root, 3)  # 0 to 2: the keys of the split
     if hosts.first() and not job.saved:  # before anything else: by it the folder is known as a run's
         runs.write_description(folder, job.description)
     hosts.meet("the folder is made")
@@ -98,16 +107,17 @@ def _run(job: Job, *, command: str) -> None:
         threads=max(4, config.data.workers),
     )  # fmt: skip
     with Checkpoints(
-        folder / "checkpoints", keep=config.log.keep, best=config.log.best, keep_best=config.log.keep_best, say=_say
+        folder / "checkpoints", keep=config.log.keep, best="eval_loss", keep_best=config.log.keep_best, say=_say
     ) as checkpoints:
         if job.saved:
-            whole, whole_key, place = checkpoints.restore(job.like, train_key, shardings=parallel.shardings)
+            whole, whole_key, saved = checkpoints.restore(job.like, train_key, shardings=parallel.shardings)
             state, train_key = parallel.from_global((whole, whole_key))
-            iterator.set_state(place)
+            iterator.set_state(saved["place"])
             if hosts.first():
                 runs.write_description(folder, job.description)
         else:
             state, train_key = parallel.place((job.initial(init_key), train_key))
+            saved = {"report": {}}
         start = int(state.step)
         per_call = build.steps_per_call(config, done=start)
         _tell(
@@ -119,19 +129,38 @@ def _run(job: Job, *, command: str) -> None:
         )
         with (
             _stop_signal() as stopped,
-            Report(folder, start=start, steps=config.train.steps, every=config.log.every,
-                   batch_size=config.train.batch_size) as report,
+            Report(
+                folder,
+                start=start,
+                steps=config.train.steps,
+                every=config.log.every,
+                batch_size=config.train.batch_size,
+                learning_rate=build.learning_rate(config),
+                wandb=config.log.wandb,
+                config=configs.to_dict(config),
+                write=hosts.first(),
+            ) as report,
             Feed(iterator, parallel.feed, steps_per_call=per_call) as feed,
+            snapshots_of(folder, config, parallel.to_global) as snapshots,
+            profiled(parallel.run, folder / "profile") if job.profile else nullcontext(parallel.run) as run_steps,
         ):  # fmt: skip
-            pictures = _pictures(job)
+            report.set_state(saved["report"])
+            pictures, evaluated = _pictures(job), {}
+
+            def tell(step: int, values: dict[str, float]) -> None:
+                evaluated[step] = values
+                report.scalars(step, values)
 
             def save(state: TrainState, step: int) -> None:
+                snapshots.wait()  # a run that resumes from here does not make that snapshot again
                 whole, key = parallel.to_global((state, train_key))
-                checkpoints.save(whole, key, data=feed.place(), description=job.description)
+                data = {"place": feed.place(), "report": report.get_state()}
+                metrics = evaluated.get(step, {})
+                checkpoints.save(whole, key, data=data, description=job.description, metrics=metrics)
 
             def show(state: TrainState, step: int) -> None:
                 try:
-                    image = pictures(state.ema, sample_key)
+                    image = pictures(state.ema["ema"], sample_key)
                 except InputError as error:  # what the pictures are like must not end the training
                     _say(f"no pictures at step {step}: {error}")
                     return
@@ -147,9 +176,13 @@ def _run(job: Job, *, command: str) -> None:
 
             try:
                 state = fit(
-                    state, feed, parallel.run, train_key,
+                    state, feed, run_steps, train_key,
                     steps=config.train.steps, steps_per_call=per_call, on_metrics=report.metrics,
-                    callbacks=[Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show)],
+                    callbacks=[
+                        *snapshots.callbacks,
+                        *_evaluating(job, held_key, tell),
+                        Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show),
+                    ],
                     stop=stopped.is_set, skip_limit=config.train.skip_limit, say=_say,
                 )  # fmt: skip
             except NonFiniteLossError as error:
@@ -258,6 +291,22 @@ def _pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
         return grid(images, columns=columns)
 
     return make
+
+
+def _evaluating(job: Job, key: Array, tell: Callable[[int, dict[str, float]], None]) -> list[Every]:
+    """Every host evaluates its share."""
+    mesh = job.parallel.mesh
+    return build.evaluating(
+        job.config,
+        job.spec,
+        job.held_out,
+        key,
+        tell,
+        make=evaluate.pmapped if mesh is None else partial(evaluate.sharded, mesh=mesh),
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        total=evaluate.over_processes,
+    )
 
 
 def _parameters(job: Job) -> str:

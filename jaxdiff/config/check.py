@@ -6,14 +6,23 @@ from typing import Any
 from jaxdiff.config.sections import Config
 from jaxdiff.typing import InputError
 
+LONGEST = 12**-0.5
+"""Of `train.ema_lengths`: that of the average in which all steps count alike (see train/ema.py)."""
+
 
 def check(config: Config) -> None:
     """Raise `InputError` for a value that no run can have, naming its field."""
-    rules = {
+    lengths, every = config.train.ema_lengths, config.log.snapshot_every
+    rules: dict[str, tuple[bool, str]] = {
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
         "data.workers": (config.data.workers >= 0, "0 (none) or more"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
+        "data.holdout": (config.data.holdout >= 0, "0 (none) or more"),
+        "data.eval_split": (
+            config.data.eval_split is None or not config.data.holdout,
+            "none with --data.holdout: give one of the two",
+        ),
         "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "a positive number"),
         "optim.b1": (0 <= config.optim.b1 < 1, "0 <= b1 < 1"),
         "optim.b2": (0 <= config.optim.b2 < 1, "0 <= b2 < 1"),
@@ -35,6 +44,11 @@ def check(config: Config) -> None:
         "train.skip_limit": (config.train.skip_limit >= 0, "0 (none) or more"),
         "train.steps_per_call": (config.train.steps_per_call is None or config.train.steps_per_call >= 1, "at least 1"),
         "train.ema_decay": (0 <= config.train.ema_decay < 1, "0 <= decay < 1"),
+        "train.ema_lengths": (
+            all(0 < length < LONGEST for length in lengths)
+            and len({f"{length:g}" for length in lengths}) == len(lengths),
+            f"different lengths with 0 < length < {LONGEST:.4f}, shares of training",
+        ),
         "train.label_dropout": (0 <= config.train.label_dropout <= 1, "0 <= share <= 1"),
         "sample.steps": (config.sample.steps >= 1, "at least 1"),
         "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta < math.inf, "0 or more"),
@@ -44,9 +58,24 @@ def check(config: Config) -> None:
         "log.samples": (config.log.samples >= 1, "at least 1"),
         "log.samples_every": (config.log.samples_every >= 1, "at least 1"),
         "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
+        "log.evaluate_every": (
+            config.log.evaluate_every is None
+            or (config.log.evaluate_every >= 1 and (config.data.holdout > 0 or config.data.eval_split is not None)),
+            "at least 1, with --data.holdout or --data.eval-split",
+        ),
+        "log.time_buckets": (config.log.time_buckets >= 0, "0 (none) or more"),
+        "log.wandb": (config.log.wandb is None or config.log.wandb.strip() != "", "the name of a project"),
         "log.keep": (config.log.keep >= 1, "at least 1"),
-        "log.keep_best": (config.log.keep_best >= 0, "0 (none) or more"),
+        "log.keep_best": (
+            config.log.keep_best == 0
+            or (config.log.keep_best > 0 and bool(config.data.holdout or config.data.eval_split)),
+            "0 (none); or more, with --data.holdout or --data.eval-split to know them by",
+        ),
     }
+    rules["log.snapshot_every"] = (
+        every is None or (every >= 1 and bool(lengths)),
+        "at least 1, with --train.ema-lengths: what is saved are those averages",
+    )
     rules |= {f"model.{name}": rule for name, rule in config.model.rules().items()}
     for name, (ok, expected) in rules.items():
         if not ok:

@@ -16,8 +16,8 @@ from jaxdiff.config.sections import Config, Data, Diffusion, Log, Optim, Sample,
 from jaxdiff.typing import InputError
 
 FREE_ON_RESUME = (
-    "train.steps", "train.steps_per_call", "train.accumulate", "train.skip_limit", "data.dir", "data.workers", "sample",
-    "log",
+    "train.steps", "train.steps_per_call", "train.accumulate", "train.skip_limit", "data.dir", "data.workers",
+    "data.eval_split", "sample", "log",
 )  # fmt: skip
 """What a resumed run may change: how long, and what is written. Everything else is the experiment."""
 

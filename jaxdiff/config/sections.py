@@ -18,6 +18,10 @@ class Data:
     """Where prepared TFDS sets are; default TFDS_DATA_DIR or ~/tensorflow_datasets."""
     labels: bool = True
     """Use the labels, if there are any: a class-conditional model."""
+    holdout: int = 0
+    """Keep that many images, chosen by the seed, out of training, and evaluate on them; see log.evaluate_every."""
+    eval_split: str | None = None
+    """In place of it, of a TFDS set: the split to evaluate on, such as test."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
     workers: int = 0
@@ -100,6 +104,9 @@ class Train:
     """Of the parameters' moving average, after a warm-up."""
     skip_limit: int = 10
     """Updates in a row that may be skipped because they are not finite; one more ends the training."""
+    ema_lengths: tuple[float, ...] = ()
+    """More averages, of EDM2's power functions, such as 0.05 0.1: their standard deviations as shares of training. With
+    log.snapshot_every any other can be made of them afterwards, by `jaxdiff ema`."""
     label_dropout: float = 0.1
     """Share of labels hidden in training, for classifier-free guidance."""
 
@@ -140,12 +147,18 @@ class Log:
     """Pictures in it."""
     checkpoint_every: int = 5000
     """Checkpoints; the last step has one anyway."""
+    evaluate_every: int | None = None
+    """The loss of the images held out (data.holdout, data.eval_split); default: with every checkpoint."""
+    time_buckets: int = 4
+    """Show the loss in so many parts of the time, too; 0: do not."""
+    wandb: str | None = None
+    """A project of Weights & Biases to write to as well; WANDB_MODE=offline needs no network."""
     keep: int = 2
     """Latest checkpoints to keep."""
     keep_best: int = 0
-    """Best checkpoints to keep too, by `best`."""
-    best: str = "loss"
-    """Of which metric (in metrics.jsonl), the lowest being the best."""
+    """Best checkpoints to keep too, those of the lowest eval_loss; needs data.holdout or data.eval_split."""
+    snapshot_every: int | None = None
+    """Save the averages of train.ema_lengths, and keep them all; the last step is saved anyway. Default: not at all."""
 
 
 @dataclasses.dataclass(frozen=True)

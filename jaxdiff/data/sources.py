@@ -4,6 +4,7 @@ A source knows its size and can gather any examples at once. Images are uint8 `[
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -122,6 +123,81 @@ class Unlabelled:
 
     def gather(self, index: np.ndarray) -> Examples:
         return {"image": self.source.gather(index)["image"]}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+    """Some examples of a source, with all its classes.
+
+    Attributes:
+      source: all of them.
+      index: int `[N]`, which ones.
+
+    Raises:
+      InputError: none, or numbers that the source does not have.
+
+    >>> some = Subset(digits(), np.array([5, 7]))
+    >>> len(some), some.num_classes, some.gather(np.array([1]))["label"].tolist()
+    (2, 10, [7])
+    """
+
+    source: Source
+    index: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.index) == 0 or self.index.min() < 0 or self.index.max() >= len(self.source):
+            raise InputError(f"Subset: expected numbers from 0 to {len(self.source) - 1}, at least one")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.source.image_shape
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def gather(self, index: np.ndarray) -> Examples:
+        return self.source.gather(self.index[index])
+
+
+def hold_out(source: Source, num: int, *, seed: int) -> tuple[Subset, Subset]:
+    """What is left to train on, and `num` examples, chosen at random by the seed.
+
+    Raises:
+      InputError: `num` is not within 1 and one less than there are.
+
+    >>> train, held = hold_out(digits(), 100, seed=0)
+    >>> len(train), len(held), len(set(train.index) & set(held.index))
+    (1697, 100, 0)
+    """
+    if not 1 <= num < len(source):
+        raise InputError(f"--data.holdout {num}: expected 1 to {len(source) - 1}, there are {len(source)} images")
+    order = np.random.default_rng(seed).permutation(len(source))
+    return Subset(source, np.sort(order[num:])), Subset(source, np.sort(order[:num]))
+
+
+def in_order(
+    source: Source, *, batch_size: int, process: int = 0, processes: int = 1
+) -> Iterator[tuple[np.ndarray, Examples]]:
+    """Every example once: their numbers int32 `[batch_size]` and they, in batches of one size.
+
+    The last batches are filled up with examples whose number is -1. Each of several processes gets its own examples and
+    as many batches as the others.
+
+    >>> [index.tolist() for index, batch in in_order(Subset(digits(), np.arange(5)), batch_size=3)]
+    [[0, 1, 2], [3, 4, -1]]
+    """
+    for first in range(
+        process * batch_size,
+        -(-len(source) // (processes * batch_size)) * processes * batch_size,
+        processes * batch_size,
+    ):
+        index = np.arange(first, first + batch_size, dtype=np.int32)
+        batch = source.gather(np.minimum(index, len(source) - 1))
+        yield np.where(index < len(source), index, -1), batch
 
 
 @cache

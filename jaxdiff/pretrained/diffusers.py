@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors.numpy import save
+
 from jaxdiff.config import Config, UNet
 from jaxdiff.files import write_atomically
 from jaxdiff.models.lora import merged
@@ -15,7 +17,7 @@ from jaxdiff.pretrained.base import Pretrained, parameter_shapes
 from jaxdiff.pretrained.diffusers_scheduler import diffusion_of, read_json, scheduler_of
 from jaxdiff.pretrained.dit import PICTURES
 from jaxdiff.pretrained.matching import from_theirs, to_theirs
-from jaxdiff.pretrained.read import need_safetensors, read_weights
+from jaxdiff.pretrained.read import read_weights
 from jaxdiff.schedules import require
 from jaxdiff.typing import InputError
 
@@ -96,11 +98,8 @@ def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
       InputError: a network, prediction or schedule that diffusers has no words for.
     """
     folder = Path(folder)
-    need_safetensors(folder)
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     require(place.is_dir(), f"{folder}: {place} is a file; expected a folder, or a new name for one")
-    from safetensors.numpy import save
-
     config, spec = pretrained.config, pretrained.spec
     model = config.model
     if not isinstance(model, UNet):

@@ -6,7 +6,6 @@ here knows the instructions that make containers, and of functions those that ma
 it imports nothing, and refuses all else.
 """
 
-import importlib.util
 import math
 import pickletools
 import zipfile
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import deserialize
 
 from jaxdiff.typing import InputError
 
@@ -95,9 +95,6 @@ def read_weights(path: Path | str) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    need_safetensors(path)
-    from safetensors import deserialize
-
     # Not by its numpy functions, which have no bfloat16.
     tensors = {}
     for name, described in deserialize(path.read_bytes()):
@@ -106,12 +103,6 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         numbers = np.frombuffer(described["data"], _SAFE[described["dtype"]])
         tensors[name] = numbers.reshape(described["shape"])
     return tensors
-
-
-def need_safetensors(path: Path) -> None:
-    """Raise `InputError` where the library is not installed."""
-    if importlib.util.find_spec("safetensors") is None:
-        raise InputError(f"{path}: safetensors is needed: pip install 'jaxdiff[pretrained]'")
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ class SaveError(RuntimeError):
 class Checkpoints:
     """The checkpoints in a folder. Use it as a context: leaving it waits for the save under way.
 
-    A save holds the state, the key, the place in the data and a description of the run. Parameters and moving average
-    are items of their own, so that sampling reads nothing else. All processes of a run save and restore together, each
-    its part of the arrays.
+    A save holds the state, the key, the place in the data and a description of the run. The parameters and each of
+    their averages are items of their own, so that sampling reads nothing else. All processes of a run save and restore
+    together, each its part of the arrays.
 
     Args:
       folder: where; made if missing unless `read_only`.
@@ -122,7 +122,7 @@ class Checkpoints:
             return
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
-            ema=ocp.args.StandardSave(state.ema),
+            **{name: ocp.args.StandardSave(average) for name, average in state.ema.items()},
             rest=ocp.args.StandardSave(_rest(state, key)),
             data=ocp.args.JsonSave(data),
             description=ocp.args.JsonSave(description),
@@ -217,12 +217,13 @@ class Checkpoints:
         restored = self._read(
             step,
             params=ocp.args.StandardRestore(like.params),
-            ema=ocp.args.StandardRestore(like.ema),
+            **{name: ocp.args.StandardRestore(average) for name, average in like.ema.items()},
             rest=ocp.args.StandardRestore(_rest(like, key)),
             data=ocp.args.JsonRestore(),
         )
         rest = restored["rest"]
-        state = TrainState(rest["step"], restored["params"], restored["ema"], rest["opt_state"])
+        ema = {name: restored[name] for name in like.ema}
+        state = TrainState(rest["step"], restored["params"], ema, rest["opt_state"])
         return state, rest["key"], restored["data"]
 
     def _agreed(self, found: str) -> str:
@@ -247,7 +248,7 @@ class Checkpoints:
             self._manager.reload()
 
     def restore_weights(self, like: PyTree, *, item: str = "ema", step: int | None = None) -> tuple[int, PyTree]:
-        """The weights of a step (default: the latest): `ema`, or `params` as the optimiser has them.
+        """The weights of a step (default: the latest): `params` as the optimiser has them, or an average by its name.
 
         Raises:
           InputError: no checkpoint, or none of that step; names those there are.

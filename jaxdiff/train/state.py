@@ -1,5 +1,6 @@
 """What training carries from step to step."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -15,21 +16,22 @@ class TrainState(NamedTuple):
     Attributes:
       step: int32, the number of updates done.
       params: the network's parameters.
-      ema: their exponential moving average, what one samples with.
+      ema: their averages by name, what one samples with: "ema", exponential, and others of `train.ema`.
       opt_state: the optimiser's.
     """
 
     step: Array
     params: PyTree
-    ema: PyTree
+    ema: dict[str, PyTree]
     opt_state: optax.OptState
 
 
-def init_state(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the average starts at the parameters.
+def init_state(params: PyTree, tx: optax.GradientTransformation, averages: Iterable[str] = ("ema",)) -> TrainState:
+    """The state before the first step; the averages, of these names, start at the parameters.
 
     >>> int(init_state({"w": jnp.ones(3)}, optax.sgd(0.1)).step)
     0
     """
-    ema = jax.tree.map(jnp.copy, params)  # its own buffers: the state is donated, and no buffer can be donated twice
+    # With buffers of their own: the state is donated, and no buffer can be donated twice.
+    ema = {name: jax.tree.map(jnp.copy, params) for name in averages}
     return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params))

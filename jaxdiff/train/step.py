@@ -1,7 +1,7 @@
 """The train step: pure, the same under jit, pmap and sharding."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff.noise import example_keys
+from jaxdiff.train.ema import Share, exponential, towards
 from jaxdiff.train.state import TrainState
-from jaxdiff.typing import Array, Batch, PyTree
+from jaxdiff.typing import Array, Batch, InputError, PyTree
 
 LossFn = Callable[[PyTree, Batch, Array], dict[str, Array]]
 """`(params, batch of B, keys [B]) -> named per-example terms [B]`, of which "loss" is minimised."""
@@ -18,14 +19,7 @@ LossFn = Callable[[PyTree, Batch, Array], dict[str, Array]]
 Metrics = dict[str, Array]
 
 
-def ema_decay_at(step: Array, *, decay: float) -> Array:
-    """The decay of the moving average with warm-up: `min(decay, (1 + step) / (10 + step))`.
-
-    >>> [round(float(ema_decay_at(jnp.int32(k), decay=0.999)), 3) for k in (0, 90, 10**6)]
-    [0.1, 0.91, 0.999]
-    """
-    step = step.astype(jnp.float32)
-    return jnp.minimum(decay, (1 + step) / (10 + step))
+EMA = {"ema": exponential(0.9999)}
 
 
 def train_step(
@@ -35,13 +29,13 @@ def train_step(
     *,
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
-    ema_decay: float = 0.9999,
+    averages: Mapping[str, Share] = EMA,
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update: `params <- params + tx(grad mean loss)`, `ema <- decay ema + (1 - decay) params`.
+    """One update: `params <- params + tx(grad mean loss)`, `ema <- ema + share (params - ema)`.
 
-    If the loss, the gradient or the updated parameters are not finite, nothing but the step's number changes.
+    If the loss, the gradient or the updated parameters are not finite, parameters and optimiser stay as they were.
 
     Example n of the global batch gets the key `fold_in(fold_in(key, step), n)`: the numbers drawn for it do not depend
     on how many devices share the batch, and a resumed run draws on where it stopped.
@@ -52,9 +46,12 @@ def train_step(
       key: one typed key for the whole run.
       loss_fn: named per-example terms; the mean is taken here, over the whole batch.
       tx: an optax transformation.
-      ema_decay: in [0, 1), reached after a warm-up (`ema_decay_at`).
+      averages: of the parameters, by name, how fast each follows them (see `train.ema`); the state has one of each.
       accumulate: in how many parts, one after the other, the gradient of this share is computed; must divide B.
       axis_name: under `pmap`, its axis: gradients and metrics are averaged over it. None under `jit`.
+
+    Raises:
+      InputError: other averages than the state's.
 
     Returns:
       the new state, and the means of the terms with `grad_norm`, (after the update) `param_norm` and `skipped`, 1 if
@@ -70,6 +67,11 @@ def train_step(
 
     Source: Ho et al. 2020 (arXiv 2006.11239), Algorithm 1 and appendix B (moving average).
     """
+    if averages.keys() != state.ema.keys():
+        raise InputError(
+            f"averages {', '.join(averages)}: the state has {', '.join(state.ema) or 'none'}; make it by "
+            "init_state(params, tx, averages) with the same"
+        )
     local = next(iter(batch.values())).shape[0]
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local
     keys = example_keys(jax.random.fold_in(key, state.step), first + jnp.arange(local))
@@ -85,15 +87,14 @@ def train_step(
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = ema_decay_at(state.step, decay=ema_decay)
-    ema = jax.tree.map(lambda average, p: average + (1 - decay) * (p - average), state.ema, params)
-    new = TrainState(state.step + 1, params, ema, opt_state)
-
     # An update can overflow behind a finite loss: hence the norm of the parameters too.
     metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
     finite = jnp.isfinite(metrics["loss"] + metrics["grad_norm"] + metrics["param_norm"])
     metrics |= {"skipped": 1 - finite.astype(jnp.float32)}
-    return jax.tree.map(partial(jnp.where, finite), new, state._replace(step=state.step + 1)), metrics
+    updated, before = (params, opt_state), (state.params, state.opt_state)
+    params, opt_state = jax.tree.map(partial(jnp.where, finite), updated, before)
+    ema = {name: towards(params, state.ema[name], share(state.step)) for name, share in averages.items()}
+    return TrainState(state.step + 1, params, ema, opt_state), metrics
 
 
 def _in_parts(mean: Callable[..., PyTree], examples: tuple[PyTree, ...], parts: int) -> PyTree:

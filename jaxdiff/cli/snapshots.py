@@ -1,0 +1,58 @@
+"""The snapshots of a run under way."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxdiff.config import Config
+from jaxdiff.train import TrainState
+from jaxdiff.train.ema import name_of
+from jaxdiff.train.loop import Every
+from jaxdiff.train.snapshots import Snapshots
+from jaxdiff.typing import PyTree
+
+
+class Keeping(NamedTuple):
+    """What the loop calls to save snapshots, and what waits until those are on disk."""
+
+    callbacks: list[Every]
+    wait: Callable[[], None]
+
+
+@contextmanager
+def snapshots_of(folder: Path, config: Config, to_global: Callable[[PyTree], PyTree]) -> Iterator[Keeping]:
+    """The averages of `train.ema_lengths` every `log.snapshot_every` steps; nothing without these.
+
+    `to_global` is that of the run's `Parallel`.
+
+    A snapshot that cannot be saved, on a full disk say, is a warning: the others, and the training, are worth more.
+    """
+    every, lengths = config.log.snapshot_every, config.train.ema_lengths
+    if every is None:
+        if lengths:
+            print(
+                "note: train.ema_lengths without log.snapshot_every: of this run no average of another length can be "
+                "made afterwards (jaxdiff ema)",
+                file=sys.stderr,
+            )
+        yield Keeping([], lambda: None)
+        return
+    snapshots = Snapshots(folder / "snapshots")
+
+    def trying(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            gist = next(iter(str(error).splitlines()), "")[:200]
+            print(f"\nwarning: a snapshot was not saved: {type(error).__name__}: {gist}", file=sys.stderr)
+
+    def save(state: TrainState, step: int) -> None:
+        averages = {name_of(length): state.ema[name_of(length)] for length in lengths}
+        trying(lambda: snapshots.save(to_global(averages), step))
+
+    try:
+        yield Keeping([Every(every, save)], lambda: trying(snapshots.wait))
+    finally:
+        trying(snapshots.close)
