@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import os
+import platform
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,39 @@ def make_folder(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(f"run directory {folder}: cannot be written ({error})") from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder; the lock ends with the process, however that ends.
+
+    On network file systems it holds between hosts as far as these pass flock on: NFS does unless it is mounted with
+    `nolock` or `local_lock=flock`. Where there are no locks, nothing is kept out.
+
+    Raises:
+      InputError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(folder / ".lock", "a+") as file:  # never removed: a third process could lock it before it is gone
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"run directory {folder}: another training is writing to it ({file.read().strip() or 'unknown'}). "
+                "Wait until it ends, stop it, or give another --run"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        with suppress(OSError):  # a full disk: it only says who has it
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
 
 
 def check_shared(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What both commands say."""
 
+import errno
 import json
 import logging
 import os
@@ -85,6 +86,10 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
         command()
     except (InputError, NonFiniteLossError, SaveError) as error:
         _end(f"error: {error}", 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _end(f"error: {error}. Make room, or give another --run; the same command goes on", 2)
     except KeyboardInterrupt:
         _end(f"\n{stopped}", 130)
     except jax.errors.JaxRuntimeError as error:

@@ -22,6 +22,7 @@ from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
 from jaxdiff.data import Source, batches
 from jaxdiff.data.images import grid, write_png
+from jaxdiff.data.workers import InProcesses
 from jaxdiff.report import Report, plot_loss
 from jaxdiff.train import DataError, NonFiniteLossError, TrainState, evaluate, fit
 from jaxdiff.train.checkpoint import Checkpoints
@@ -65,21 +66,42 @@ class Job:
 
 def run(job: Job, *, command: str) -> None:
     """Train, or go on; `command` is what goes on once more."""
+    hosts.meet("all is checked")
+    if hosts.first():
+        runs.make_folder(job.folder)
+    with runs.alone(job.folder) if hosts.first() else nullcontext():
+        if runs.last_step(job.folder) != job.saved:
+            raise InputError(
+                f"run directory {job.folder}: another training wrote to it while this one began; run the command again"
+            )
+        with _reading(job.source, job.config.data.workers) as source:
+            _run(dataclasses.replace(job, source=source), command=command)
+
+
+@contextmanager
+def _reading(source: Source, workers: int) -> Iterator[Source]:
+    """The source, or worker processes that read it."""
+    if not workers:
+        yield source
+        return
+    with InProcesses(source, workers) as reader:
+        yield reader
+
+
+def _run(job: Job, *, command: str) -> None:
     config, folder, parallel = job.config, job.folder, job.parallel
     root = jax.random.key(config.seed)
     init_key, train_key, sample_key = jax.random.split(root, 3)
     held_key = jax.random.fold_in(root, 3)  # 0 to 2: the keys of the split
-    hosts.meet("all is checked")
-    if hosts.first():
-        runs.make_folder(folder)
-        if not job.saved:  # before anything else: by it the folder is known as a run's
-            runs.write_description(folder, job.description)
+    if hosts.first() and not job.saved:  # before anything else: by it the folder is known as a run's
+        runs.write_description(folder, job.description)
     hosts.meet("the folder is made")
     runs.check_shared(folder)
     share = jax.process_index(), jax.process_count()
     iterator = batches(
-        job.source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip, share=share
-    )
+        job.source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip, share=share,
+        threads=max(4, config.data.workers),
+    )  # fmt: skip
     with Checkpoints(
         folder / "checkpoints", keep=config.log.keep, best="eval_loss", keep_best=config.log.keep_best, say=_say
     ) as checkpoints:
@@ -139,7 +161,8 @@ def run(job: Job, *, command: str) -> None:
                     _say(f"no pictures at step {step}: {error}")
                     return
                 if hosts.first():
-                    write_png(_picture(folder, step), image)
+                    with _going_on(f"the picture of step {step}"):
+                        write_png(_picture(folder, step), image)
                     report.picture("samples", image, step)
 
             def end_early(state: TrainState) -> int:
@@ -181,9 +204,10 @@ def run(job: Job, *, command: str) -> None:
             if not _picture(folder, int(state.step)).exists():  # killed between its last checkpoint and last picture
                 show(state, int(state.step))
     if hosts.first():
-        curve = plot_loss(folder)
+        with _going_on("loss.png"):
+            plot_loss(folder)
         _tell(
-            f"{folder}: done. Checkpoints, {folder / 'samples'}, {curve}, "
+            f"{folder}: done. Checkpoints, {folder / 'samples'}, {folder / 'loss.png'}, "
             f"tensorboard --logdir {folder / 'tensorboard'}\n"
             f"Sample it: {sample_hint(folder, job.spec)}"
         )
@@ -211,6 +235,15 @@ def _say(message: str) -> None:
 def _devices() -> str:
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}{processes}"
+
+
+@contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """A picture that a full disk does not take must not end the training."""
+    try:
+        yield
+    except OSError as error:
+        _say(f"{what} could not be written ({error}); the same command makes it again")
 
 
 @contextmanager

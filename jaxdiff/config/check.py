@@ -17,6 +17,7 @@ def check(config: Config) -> None:
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
         "data.size": (config.data.size is None or config.data.size >= 1, "at least 1"),
         "data.channels": (config.data.channels in (None, 1, 3, 4), "1 (grey), 3 (RGB) or 4 (RGBA)"),
+        "data.workers": (config.data.workers >= 0, "0 (none) or more"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
         "data.holdout": (config.data.holdout >= 0, "0 (none) or more"),

@@ -31,6 +31,9 @@ class Data:
     """In place of it, of a TFDS set: the split to evaluate on, such as test."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
+    workers: int = 0
+    """Processes that read and decode images; 0: threads of this one. They pay where decoding takes longer than sending
+    an image to another process: large JPEGs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,6 +95,9 @@ class ArraySource:
         return len(self.images)
 
     def gather(self, index: np.ndarray) -> Examples:
+        mapping = getattr(self.images, "_mmap", None)
+        if mapping is not None and mapping.size() < len(mapping):  # reading on would end the process, by SIGBUS
+            raise InputError(f"{self.name}: has been cut to {mapping.size():,} of {len(mapping):,} bytes. Restore it")
         examples = {"image": np.ascontiguousarray(self.images[index])}
         if self.labels is not None:
             examples["label"] = self.labels[index]

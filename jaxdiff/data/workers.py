@@ -1,10 +1,13 @@
 """Reading in worker processes: for images whose decoding takes longer than sending them to another process."""
 
 import logging
+import os
+import pickle
+import signal
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process, resource_tracker
 
 import numpy as np
 
@@ -17,21 +20,35 @@ ATTEMPTS = 3  # at a batch, before a source that kills its workers is given up
 class InProcesses:
     """A source read by worker processes; a worker that dies (killed, out of memory) is replaced, its batch read again.
 
-    Which worker reads what changes nothing in what is read.
+    Which worker reads what changes nothing in what is read. Use it as a context: the workers end with it. They end
+    with this process too, however that ends; Ctrl-C, which a terminal sends to them as well, is left to it.
 
     Args:
       source: can be pickled: each worker gets one.
       workers: how many; call `gather` from as many threads.
 
     Raises:
-      InputError: (when read) workers that die again and again.
+      InputError: a source that cannot be pickled; (when read) workers that die again and again.
     """
 
     def __init__(self, source: Source, workers: int):
         self._source, self._workers = source, workers
         self.image_shape, self.num_classes = source.image_shape, source.num_classes
         self._lock = threading.Lock()
-        self._pool = self._new_pool()
+        self._closed = False
+        resource_tracker.ensure_running()  # by itself: it would unblock the signals that are blocked for the workers
+        try:
+            self._pool = self._new_pool()
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise InputError(
+                f"these data cannot be read by other processes ({error}); use --data.workers 0 to read them in this one"
+            ) from error
+
+    def __enter__(self) -> "InProcesses":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -39,9 +56,9 @@ class InProcesses:
     def gather(self, index: np.ndarray) -> Examples:
         """The examples, read by one of the workers."""
         for _ in range(ATTEMPTS):
-            pool, task = self._submit(index)
+            pool = self._pool
             try:
-                return task.result()
+                return pool.submit(_gather, index).result()
             except BrokenProcessPool:
                 self._replace(pool)
         raise InputError(
@@ -50,27 +67,28 @@ class InProcesses:
         )
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        # Not forked: JAX has threads, which a forked process lacks and may wait for. Everything is started now, by the
-        # main thread's program as it is.
-        return ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_begin, initargs=(self._source,))
-
-    def _submit(self, index: np.ndarray) -> tuple[ProcessPoolExecutor, "Future[Examples]"]:
-        with self._lock:
-            try:
-                return self._pool, self._pool.submit(_gather, index)
-            except BrokenProcessPool:
-                self._pool = self._new_pool()
-                return self._pool, self._pool.submit(_gather, index)
+        # Not forked: JAX has threads, which a forked process lacks and may wait for.
+        pool = ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_begin, initargs=(self._source,))
+        # A task starts a worker if none is idle. What is blocked here is blocked in the workers from their beginning.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(self._workers):
+                pool.submit(_nothing)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pool
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
         with self._lock:
-            if self._pool is broken:  # and not replaced already by another thread
+            if self._pool is broken and not self._closed:  # nor replaced already by another thread
                 logging.getLogger("jaxdiff.data").warning("a process that reads data died; starting new ones")
                 broken.shutdown(wait=False, cancel_futures=True)
                 self._pool = self._new_pool()
 
     def close(self) -> None:
         """End the workers."""
+        with self._lock:
+            self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -80,6 +98,18 @@ _of_this_process: Source  # in a worker, what it reads: sent once, not with ever
 def _begin(source: Source) -> None:
     global _of_this_process
     _of_this_process = source
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed closes no queue: without this its workers would wait for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _nothing() -> None: ...
 
 
 def _gather(index: np.ndarray) -> Examples:

@@ -1,6 +1,7 @@
 """Checkpoints with orbax: asynchronous, atomic, with sums of their files; the last few and the best are kept."""
 
 import math
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +19,7 @@ from jaxdiff.train.parallel import replicated
 from jaxdiff.train.state import TrainState
 from jaxdiff.typing import Array, InputError, PyTree
 
+DELETED = ".deleted"  # the folder, among the checkpoints, of those that are being deleted
 Shardings = Callable[[PyTree], PyTree]
 
 
@@ -68,9 +70,14 @@ class Checkpoints:
             best_fn=worth,  # without it the metrics would not be written
             create=not read_only,
             cleanup_tmp_directories=not read_only,  # what a kill during a save left; such a save was never listed
+            # Renamed at once, then deleted: a kill amid the deletion would leave half a checkpoint that is listed.
+            todelete_subdir=None if read_only else DELETED,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+        if not read_only:
+            (self.folder / DELETED).mkdir(exist_ok=True)
+            self._empty_deleted()
         self._waiter = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, Future[None]] | None = None
 
@@ -127,9 +134,18 @@ class Checkpoints:
         except Exception as error:  # what the file system raises
             saving.set_exception(error)
         else:
-            saving = self._waiter.submit(self._manager.wait_until_finished)
+            saving = self._waiter.submit(self._finish)
         self._saving = step, saving
         saving.add_done_callback(lambda done: self._tell(step, done))
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        self._empty_deleted()
+
+    def _empty_deleted(self) -> None:
+        if jax.process_index() == 0:
+            for old in (self.folder / DELETED).iterdir():
+                shutil.rmtree(old, ignore_errors=True)
 
     def _tell(self, step: int, saving: "Future[None]") -> None:
         error = saving.exception()
