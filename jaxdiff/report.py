@@ -1,6 +1,7 @@
 """What a person sees of a run: a progress bar, TensorBoard, metrics.jsonl, the loss curve."""
 
 import json
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -23,18 +24,22 @@ class Report:
       steps: the last step.
       every: steps per line.
       batch_size: images per step, for img/s.
+      write: False writes and shows nothing: for all processes but the first.
     """
 
-    def __init__(self, folder: Path, *, start: int, steps: int, every: int, batch_size: int):
+    def __init__(self, folder: Path, *, start: int, steps: int, every: int, batch_size: int, write: bool = True):
         self._every, self._steps, self._batch_size = every, steps, batch_size
         self._window: defaultdict[str, list[float]] = defaultdict(list)
         path = folder / "metrics.jsonl"
-        kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= start)
-        write_atomically(path, kept.encode())
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        if write:
+            kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= start)
+            write_atomically(path, kept.encode())
+        self._file = open(path if write else os.devnull, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, write_to_disk=write)
         quiet = {} if sys.stderr.isatty() else {"mininterval": 10}  # a log file wants few lines
-        self._bar = tqdm(total=steps, initial=start, unit="step", desc=folder.name, dynamic_ncols=True, **quiet)
+        self._bar = tqdm(
+            total=steps, initial=start, unit="step", desc=folder.name, dynamic_ncols=True, disable=not write, **quiet
+        )
 
     def __enter__(self) -> "Report":
         return self

@@ -98,7 +98,7 @@ def run(job: Job, *, command: str) -> None:
         with (
             _stop_signal() as stopped,
             Report(folder, start=start, steps=config.train.steps, every=config.log.every,
-                   batch_size=config.train.batch_size) as report,
+                   batch_size=config.train.batch_size, write=hosts.first()) as report,
             Feed(iterator, parallel.feed, steps_per_call=per_call) as feed,
         ):  # fmt: skip
             pictures = _pictures(job)
