@@ -64,7 +64,7 @@ def run(job: Job, *, command: str) -> None:
         logging.CRITICAL
     )  # orbax: pages about a failed save, which `say` tells in a line
     init_key, train_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
-    hosts.meet("all is checked")
+    hosts.agree(job.description | {"--parallel and --shards": parallel.mesh})  # and all have checked all
     if hosts.first():
         runs.make_folder(folder)
         if not job.saved:  # before anything else: by it the folder is known as a run's
@@ -102,6 +102,9 @@ def run(job: Job, *, command: str) -> None:
             Feed(iterator, parallel.feed, steps_per_call=per_call) as feed,
         ):  # fmt: skip
             pictures = _pictures(job)
+            if hosts.many():  # then the first of their exchanges, for which gloo waits 30 seconds, come together
+                parallel.run.lower(state, parallel.feed(_zeros(job)), train_key).compile()
+                hosts.meet("the step is compiled")
 
             def save(state: TrainState, step: int) -> None:
                 whole, key = parallel.to_global((state, train_key))
@@ -149,7 +152,8 @@ def run(job: Job, *, command: str) -> None:
                 _tell(f"\n{folder}: stopped and saved at step {step}; the same command continues:\n  {command}")
                 return
             checkpoints.wait()
-            if not _picture(folder, int(state.step)).exists():  # killed between its last checkpoint and last picture
+            # Killed between its last checkpoint and last picture? All must say the same: it is made by all.
+            if hosts.as_first(not _picture(folder, int(state.step)).exists()):
                 show(state, int(state.step))
     if hosts.first():
         curve = plot_loss(folder)
@@ -235,18 +239,23 @@ def _parameters(job: Job) -> str:
     return f"{sum(leaf.size for leaf in leaves):,}, of which {trained:,} are trained"
 
 
+def _zeros(job: Job) -> list[dict[str, np.ndarray]]:
+    """The host batches of a call, without what is in them."""
+    size = job.config.train.batch_size // jax.process_count()
+    batch = {"image": np.zeros((size, *job.spec.image_shape), np.uint8)}
+    if job.spec.num_classes is not None:
+        batch["label"] = np.zeros(size, np.int32)
+    return [batch] * build.steps_per_call(job.config, done=job.saved)
+
+
 def print_plan(job: Job) -> None:
     """What would be run, and the memory it needs."""
     config, spec, parallel = job.config, job.spec, job.parallel
     per_call, devices = build.steps_per_call(config, done=job.saved), jax.device_count()
-    size = config.train.batch_size // jax.process_count()
-    batch = {"image": np.zeros((size, *spec.image_shape), np.uint8)}
-    if spec.num_classes is not None:
-        batch["label"] = np.zeros(size, np.int32)
     places = parallel.shardings(job.like)
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), job.like, places)
     key = parallel.place(jax.random.key(0))
-    memory = parallel.run.lower(state, parallel.feed([batch] * per_call), key).compile().memory_analysis()
+    memory = parallel.run.lower(state, parallel.feed(_zeros(job)), key).compile().memory_analysis()
     for name, value in configs.flatten(configs.to_dict(config)).items():
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {job.folder}")
