@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,6 +102,15 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
             f"({next(iter(str(error).splitlines()), '')})",
             1,
         )
+    except SystemExit as end:  # of the parser of flags
+        if not (hosts.many() and end.code):
+            raise
+        hosts.leave(2)
+    except Exception:
+        if not hosts.many():
+            raise
+        traceback.print_exc()
+        _end("error: this process of the run has failed, see above; the others will be ended", 1)
 
 
 def _end(message: str, code: int) -> None:

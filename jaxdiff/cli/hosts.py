@@ -5,9 +5,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxdiff.typing import InputError
@@ -74,6 +77,8 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
 
 
 def _initialize(address: str | None = None, count: int | None = None, mine: int | None = None) -> None:
+    # It would take SIGTERM for itself, which until training begins would then end nothing.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, count, mine, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
@@ -122,6 +127,26 @@ def meet(where: str) -> None:
     """Wait until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def as_first(answer: bool) -> bool:
+    """What process 0 says to a question whose answer may differ, such as whether a file is there."""
+    return answer if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Raise `InputError`, in all processes, unless each has the same of all of them, by `repr`."""
+    if jax.process_count() == 1:
+        return
+    sums = np.array([zlib.crc32(repr(fact).encode()) for fact in facts.values()], np.uint32)
+    everyones = multihost_utils.process_allgather(sums)
+    different = [name for name, theirs in zip(facts, everyones.T) if len(set(theirs.tolist())) > 1]
+    if different:
+        here = "".join(f"\n  {name}: {str(facts[name])[:100]} in process {jax.process_index()}" for name in different)
+        raise InputError(
+            f"the processes of this run were not started alike:{here}\n"
+            "Give all the same command, with files and a --run that all hosts share."
+        )
 
 
 def leave(code: int) -> None:

@@ -131,8 +131,10 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     if hosts.first():
         warn_of_signal(schedule)
     saved = runs.check_run(folder, config, command.resume)
+    hosts.agree({"the last checkpoint in --run": saved})
     build.steps_per_call(config, done=saved)
-    if saved >= config.train.steps and training.has_pictures(config, folder, saved) and not command.dry_run:
+    finished = saved >= config.train.steps and hosts.as_first(training.has_pictures(config, folder, saved))
+    if finished and not command.dry_run:
         if hosts.first():
             print(
                 f"{folder}: finished, {saved} of {config.train.steps} steps are done.\n"

@@ -66,7 +66,8 @@ class Job:
 
 def run(job: Job, *, command: str) -> None:
     """Train, or go on; `command` is what goes on once more."""
-    hosts.meet("all is checked")
+    facts = job.description | {"--parallel and --shards": job.parallel.mesh}
+    hosts.agree(facts)  # and all have checked all
     if hosts.first():
         runs.make_folder(job.folder)
     with runs.alone(job.folder) if hosts.first() else nullcontext():
@@ -142,6 +143,9 @@ def _run(job: Job, *, command: str) -> None:
         ):  # fmt: skip
             report.set_state(saved["report"])
             pictures, evaluated = _pictures(job), {}
+            if hosts.many():  # then the first of their exchanges, for which gloo waits 30 seconds, come together
+                parallel.run.lower(state, parallel.feed(_zeros(job)), train_key).compile()
+                hosts.meet("the step is compiled")
 
             def tell(step: int, values: dict[str, float]) -> None:
                 evaluated[step] = values
@@ -201,7 +205,8 @@ def _run(job: Job, *, command: str) -> None:
                 _tell(f"\n{folder}: stopped and saved at step {step}; the same command continues:\n  {command}")
                 return
             checkpoints.wait()
-            if not _picture(folder, int(state.step)).exists():  # killed between its last checkpoint and last picture
+            # Killed between its last checkpoint and last picture? All must say the same: it is made by all.
+            if hosts.as_first(not _picture(folder, int(state.step)).exists()):
                 show(state, int(state.step))
     if hosts.first():
         with _going_on("loss.png"):
@@ -313,18 +318,23 @@ def _parameters(job: Job) -> str:
     return f"{sum(leaf.size for leaf in leaves):,}, of which {trained:,} are trained"
 
 
+def _zeros(job: Job) -> list[dict[str, np.ndarray]]:
+    """The host batches of a call, without what is in them."""
+    size = job.config.train.batch_size // jax.process_count()
+    batch = {"image": np.zeros((size, *job.spec.image_shape), np.uint8)}
+    if job.spec.num_classes is not None:
+        batch["label"] = np.zeros(size, np.int32)
+    return [batch] * build.steps_per_call(job.config, done=job.saved)
+
+
 def print_plan(job: Job) -> None:
     """What would be run, and the memory it needs."""
     config, spec, parallel = job.config, job.spec, job.parallel
     per_call, devices = build.steps_per_call(config, done=job.saved), jax.device_count()
-    size = config.train.batch_size // jax.process_count()
-    batch = {"image": np.zeros((size, *spec.image_shape), np.uint8)}
-    if spec.num_classes is not None:
-        batch["label"] = np.zeros(size, np.int32)
     places = parallel.shardings(job.like)
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), job.like, places)
     key = parallel.place(jax.random.key(0))
-    memory = parallel.run.lower(state, parallel.feed([batch] * per_call), key).compile().memory_analysis()
+    memory = parallel.run.lower(state, parallel.feed(_zeros(job)), key).compile().memory_analysis()
     for name, value in configs.flatten(configs.to_dict(config)).items():
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {job.folder}")

@@ -112,13 +112,21 @@ def sharded(step: Step, *, shards: int | None = None) -> Parallel:
         return {name: jax.make_array_from_process_local_data(split, array) for name, array in stacked.items()}
 
     def place(tree: PyTree) -> PyTree:
-        return jax.device_put(tree, shardings(tree))
+        return jax.tree.map(_put, tree, shardings(tree))
 
     def same(tree: PyTree) -> PyTree:
         return tree
 
     run = jax.jit(steps, donate_argnums=0)
     return Parallel(run, feed, place, shardings, to_global=same, from_global=same, mesh=mesh)
+
+
+def _put(x: Array, sharding: NamedSharding) -> Array:
+    """An array that every process has, of which each puts its devices' parts; device_put wants all devices its own."""
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    array = np.asarray(x)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def spread(shape: tuple[int, ...], shards: int) -> PartitionSpec:
