@@ -14,7 +14,7 @@ import tyro
 
 from jaxdiff import build, runs
 from jaxdiff import config as configs
-from jaxdiff.cli import hosts, training
+from jaxdiff.cli import hosts, plan, training
 from jaxdiff.cli.common import Words, load_pretrained, say_errors, warn_of_signal
 from jaxdiff.cli.init import check_init, with_network
 from jaxdiff.config import Config
@@ -177,12 +177,10 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
         raise InputError(
             f"--model.lora-rank {config.model.lora_rank}: adapts a network that was trained; give --init PATH"
         )
-    job = training.Job(
-        config, folder, source, held_out, spec, description, saved, parallel, initial, like, command.profile
-    )
+    job = plan.Job(config, folder, source, held_out, spec, description, saved, parallel, initial, like, command.profile)
     if command.dry_run:
         if hosts.first():
-            training.print_plan(job)
+            plan.print_plan(job)
     else:
         training.run(job, command=shlex.join(["python", "train.py", *args]))
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli import hosts
+from jaxdiff.cli import hosts, plan
+from jaxdiff.cli.plan import Job
 from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
 from jaxdiff.data import Source, batches
@@ -28,40 +29,8 @@ from jaxdiff.train import DataError, NonFiniteLossError, TrainState, evaluate, f
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.train.feed import Feed
 from jaxdiff.train.loop import Every
-from jaxdiff.train.parallel import Parallel, bytes_per_device
 from jaxdiff.train.profile import profiled
 from jaxdiff.typing import Array, InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A training that can begin: all of it was checked.
-
-    Attributes:
-      config: its settings.
-      folder: where all is written.
-      source: the images.
-      held_out: those that are not trained on but evaluated, if any.
-      spec: what the network knows of them.
-      description: for run.json.
-      saved: the step of the last checkpoint, 0 if there is none.
-      parallel: the train step on the devices.
-      initial: key -> the state of a new run.
-      like: its shapes.
-      profile: whether to trace a few steps.
-    """
-
-    config: Config
-    folder: Path
-    source: Source
-    held_out: Source | None
-    spec: build.Spec
-    description: dict[str, Any]
-    saved: int
-    parallel: Parallel
-    initial: Callable[[Array], TrainState]
-    like: TrainState
-    profile: bool = False
 
 
 def run(job: Job, *, command: str) -> None:
@@ -91,61 +60,32 @@ def _reading(source: Source, workers: int) -> Iterator[Source]:
 
 def _run(job: Job, *, command: str) -> None:
     config, folder, parallel = job.config, job.folder, job.parallel
-    root = jax.random.key(config.seed)
-    init_key, train_key, sample_key = jax.random.split(root, 3)
-    held_key = jax.random.fold_in(root, 3)  # 0 to 2: the keys of the split
     if hosts.first() and not job.saved:  # before anything else: by it the folder is known as a run's
         runs.write_description(folder, job.description)
     hosts.meet("the folder is made")
     runs.check_shared(folder)
-    share = jax.process_index(), jax.process_count()
-    iterator = batches(
-        job.source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip, share=share,
-        threads=max(4, config.data.workers),
-    )  # fmt: skip
     with Checkpoints(
         folder / "checkpoints", keep=config.log.keep, best="eval_loss", keep_best=config.log.keep_best, say=_say
     ) as checkpoints:
-        if job.saved:
-            whole, whole_key, saved = checkpoints.restore(job.like, train_key, shardings=parallel.shardings)
-            state, train_key = parallel.from_global((whole, whole_key))
-            iterator.set_state(saved["place"])
-            if hosts.first():
-                runs.write_description(folder, job.description)
-        else:
-            state, train_key = parallel.place((job.initial(init_key), train_key))
-            saved = {"report": {}}
-        start = int(state.step)
-        per_call = build.steps_per_call(config, done=start)
+        begun = _begin(job, checkpoints)
+        per_call = build.steps_per_call(config, done=begun.step)
         _tell(
             f"{config.data.name}: {len(job.source):,} images {'x'.join(map(str, job.spec.image_shape))}, "
-            f"{job.spec.num_classes or 'no'} classes; parameters: {_parameters(job)}; "
-            f"{_devices()}\n"
-            f"{folder}: from step {start} to {config.train.steps}; the first step compiles\n"
+            f"{job.spec.num_classes or 'no'} classes; parameters: {plan.parameters(job)}; {plan.devices()}\n"
+            f"{folder}: from step {begun.step} to {config.train.steps}; the first step compiles\n"
             f"XLA_FLAGS: {os.environ.get('XLA_FLAGS') or 'none'}"
         )
         with (
             _stop_signal() as stopped,
-            Report(
-                folder,
-                start=start,
-                steps=config.train.steps,
-                every=config.log.every,
-                batch_size=config.train.batch_size,
-                learning_rate=build.learning_rate(config),
-                wandb=config.log.wandb,
-                config=configs.to_dict(config),
-                write=hosts.first(),
-            ) as report,
-            Feed(iterator, parallel.feed, steps_per_call=per_call) as feed,
+            _report(job, begun) as report,
+            Feed(begun.batches, parallel.feed, steps_per_call=per_call) as feed,
             snapshots_of(folder, config, parallel.to_global) as snapshots,
             profiled(parallel.run, folder / "profile") if job.profile else nullcontext(parallel.run) as run_steps,
-        ):  # fmt: skip
-            report.set_state(saved["report"])
-            pictures, evaluated = _pictures(job), {}
+        ):
             if hosts.many():  # then the first of their exchanges, for which gloo waits 30 seconds, come together
-                parallel.run.lower(state, parallel.feed(_zeros(job)), train_key).compile()
+                parallel.run.lower(begun.state, parallel.feed(plan.zeros(job)), begun.key).compile()
                 hosts.meet("the step is compiled")
+            pictures, evaluated = _pictures(job), {}
 
             def tell(step: int, values: dict[str, float]) -> None:
                 evaluated[step] = values
@@ -153,14 +93,14 @@ def _run(job: Job, *, command: str) -> None:
 
             def save(state: TrainState, step: int) -> None:
                 snapshots.wait()  # a run that resumes from here does not make that snapshot again
-                whole, key = parallel.to_global((state, train_key))
+                whole, key = parallel.to_global((state, begun.key))
                 data = {"place": feed.place(), "report": report.get_state()}
                 metrics = {name: value for name, value in evaluated.get(step, {}).items() if name == "eval_loss"}
                 checkpoints.save(whole, key, data=data, description=job.description, metrics=metrics)
 
             def show(state: TrainState, step: int) -> None:
                 try:
-                    image = pictures(state.ema["ema"], sample_key)
+                    image = pictures(state.ema["ema"], job.keys().pictures)
                 except InputError as error:  # what the pictures are like must not end the training
                     _say(f"no pictures at step {step}: {error}")
                     return
@@ -169,21 +109,22 @@ def _run(job: Job, *, command: str) -> None:
                         write_png(_picture(folder, step), image)
                     report.picture("samples", image, step)
 
-            def end_early(state: TrainState) -> int:
+            def end_early(state: TrainState) -> str:
                 save(state, int(state.step))
                 checkpoints.wait()
-                return int(state.step)
+                return f"saved at step {int(state.step)}; the same command continues:\n  {command}"
 
+            callbacks = [
+                *snapshots.callbacks,
+                *_evaluating(job, tell),
+                Every(config.log.checkpoint_every, save),
+                Every(config.log.samples_every, show),
+            ]
             try:
                 state = fit(
-                    state, feed, run_steps, train_key,
-                    steps=config.train.steps, steps_per_call=per_call, on_metrics=report.metrics,
-                    callbacks=[
-                        *snapshots.callbacks,
-                        *_evaluating(job, held_key, tell),
-                        Every(config.log.checkpoint_every, save), Every(config.log.samples_every, show),
-                    ],
-                    stop=stopped.is_set, skip_limit=config.train.skip_limit, say=_say,
+                    begun.state, feed, run_steps, begun.key, steps=config.train.steps, steps_per_call=per_call,
+                    on_metrics=report.metrics, callbacks=callbacks, stop=stopped.is_set,
+                    skip_limit=config.train.skip_limit, say=_say,
                 )  # fmt: skip
             except NonFiniteLossError as error:
                 kept = checkpoints.steps()
@@ -194,15 +135,10 @@ def _run(job: Job, *, command: str) -> None:
                 ) from None
             except DataError as error:
                 # Of many hosts only this one knows, and a checkpoint is made by all.
-                kept_at = (
-                    "" if hosts.many() else f" All until there is saved: step {end_early(error.state)} in {folder}."
-                )
-                raise InputError(
-                    f"{error}: {error.__cause__}.{kept_at} The same command goes on:\n  {command}"
-                ) from error
+                kept_at = "" if hosts.many() else f" {folder}: {end_early(error.state)}"
+                raise InputError(f"{error}: {error.__cause__}.{kept_at}") from error
             if int(state.step) < config.train.steps:
-                step = end_early(state)
-                _tell(f"\n{folder}: stopped and saved at step {step}; the same command continues:\n  {command}")
+                _tell(f"\n{folder}: stopped and {end_early(state)}")
                 return
             checkpoints.wait()
             # Killed between its last checkpoint and last picture? All must say the same: it is made by all.
@@ -216,6 +152,59 @@ def _run(job: Job, *, command: str) -> None:
             f"tensorboard --logdir {folder / 'tensorboard'}\n"
             f"Sample it: {sample_hint(folder, job.spec)}"
         )
+
+
+class _Begun(NamedTuple):
+    """Where training begins, or goes on.
+
+    Attributes:
+      step: the number of updates done.
+      state: on the devices.
+      key: of the whole run.
+      batches: the iterator, at its place.
+      window: of the report, see `Report.get_state`.
+    """
+
+    step: int
+    state: TrainState
+    key: Array
+    batches: Any
+    window: dict[str, list[float]]
+
+
+def _begin(job: Job, checkpoints: Checkpoints) -> _Begun:
+    config, parallel, key, window = job.config, job.parallel, job.keys().training, {}
+    iterator = batches(
+        job.source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip,
+        share=(jax.process_index(), jax.process_count()), threads=max(4, config.data.workers),
+    )  # fmt: skip
+    if job.saved:
+        whole, whole_key, saved = checkpoints.restore(job.like, key, shardings=parallel.shardings)
+        state, key = parallel.from_global((whole, whole_key))
+        iterator.set_state(saved["place"])
+        window = saved["report"]
+        if hosts.first():
+            runs.write_description(job.folder, job.description)
+    else:
+        state, key = parallel.place((job.initial(job.keys().parameters), key))
+    return _Begun(int(state.step), state, key, iterator, window)
+
+
+def _report(job: Job, begun: _Begun) -> Report:
+    config = job.config
+    report = Report(
+        job.folder,
+        start=begun.step,
+        steps=config.train.steps,
+        every=config.log.every,
+        batch_size=config.train.batch_size,
+        learning_rate=build.learning_rate(config),
+        wandb=config.log.wandb,
+        config=configs.to_dict(config),
+        write=hosts.first(),
+    )
+    report.set_state(begun.window)
+    return report
 
 
 def has_pictures(config: Config, folder: Path, saved: int) -> bool:
@@ -235,11 +224,6 @@ def _tell(message: str) -> None:
 def _say(message: str) -> None:
     where = f" (process {jax.process_index()})" if hosts.many() else ""
     print(f"\nwarning{where}: {message}", file=sys.stderr, flush=True)
-
-
-def _devices() -> str:
-    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}{processes}"
 
 
 @contextmanager
@@ -294,56 +278,17 @@ def _pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
     return make
 
 
-def _evaluating(job: Job, key: Array, tell: Callable[[int, dict[str, float]], None]) -> list[Every]:
+def _evaluating(job: Job, tell: Callable[[int, dict[str, float]], None]) -> list[Every]:
     """Every host evaluates its share."""
     mesh = job.parallel.mesh
     return build.evaluating(
         job.config,
         job.spec,
         job.held_out,
-        key,
+        job.keys().evaluation,
         tell,
         make=evaluate.pmapped if mesh is None else partial(evaluate.sharded, mesh=mesh),
         process=jax.process_index(),
         processes=jax.process_count(),
         total=evaluate.over_processes,
     )
-
-
-def _parameters(job: Job) -> str:
-    """How many there are, and of these are trained."""
-    leaves, moved = jax.tree.leaves(job.like.params), build.trained(job.config)
-    some = jax.tree.leaves(moved(job.like.params)) if moved else [True] * len(leaves)
-    trained = sum(leaf.size for leaf, yes in zip(leaves, some) if yes)
-    return f"{sum(leaf.size for leaf in leaves):,}, of which {trained:,} are trained"
-
-
-def _zeros(job: Job) -> list[dict[str, np.ndarray]]:
-    """The host batches of a call, without what is in them."""
-    size = job.config.train.batch_size // jax.process_count()
-    batch = {"image": np.zeros((size, *job.spec.image_shape), np.uint8)}
-    if job.spec.num_classes is not None:
-        batch["label"] = np.zeros(size, np.int32)
-    return [batch] * build.steps_per_call(job.config, done=job.saved)
-
-
-def print_plan(job: Job) -> None:
-    """What would be run, and the memory it needs."""
-    config, spec, parallel = job.config, job.spec, job.parallel
-    per_call, devices = build.steps_per_call(config, done=job.saved), jax.device_count()
-    places = parallel.shardings(job.like)
-    state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), job.like, places)
-    key = parallel.place(jax.random.key(0))
-    memory = parallel.run.lower(state, parallel.feed(_zeros(job)), key).compile().memory_analysis()
-    for name, value in configs.flatten(configs.to_dict(config)).items():
-        print(f"{name:30} {value}")
-    print(f"{'run directory':30} {job.folder}")
-    print(f"{'images':30} {'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes")
-    print(f"{'parameters':30} {_parameters(job)}")
-    print(f"{'modules':30} {' '.join(sorted(job.like.params['params']))}")
-    share = config.train.batch_size // devices
-    print(f"{'devices':30} {_devices()}, batch {share} each, {per_call} steps per call")
-    print(f"{'state per device':30} {bytes_per_device(job.like, places) / 2**20:,.1f} MiB")
-    if memory is not None:
-        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        print(f"{'compiled memory per device':30} {needed / 2**20:,.0f} MiB")
