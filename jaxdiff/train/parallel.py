@@ -123,8 +123,9 @@ def sharded(step: Step, *, shards: int | None = None) -> Parallel:
 
 def _put(x: Array, sharding: NamedSharding) -> Array:
     """An array that every process has, of which each puts its devices' parts; device_put wants all devices its own."""
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+        key: Array = jax.random.wrap_key_data(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+        return key
     array = np.asarray(x)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
