@@ -37,9 +37,9 @@ def _start(folder, args, devices):
     )
 
 
-def finish(process):
+def finish(process, *, timeout=600):
     """Its output; it must succeed."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err[-3000:]
     return out
 

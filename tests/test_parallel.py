@@ -92,7 +92,9 @@ def test_the_parameters_after_20_steps_are_those_of_one_device(folder, run):
 def test_the_parameters_have_moved_by_far_more_than_the_tolerance(folder):
     one = final_state(folder / "1")
     far = [
-        np.abs(x - one["ema" + name.removeprefix("params")]).max() for name, x in one.items() if name.startswith("params[")
+        np.abs(x - one["ema" + name.removeprefix("params")]).max()
+        for name, x in one.items()
+        if name.startswith("params[")
     ]
     assert np.median(far) > 1e-3
 

@@ -49,7 +49,8 @@ def join(args: Sequence[str], environment: Mapping[str, str] = os.environ) -> No
             count, mine = int(number or ""), int(process or "")
         except ValueError:
             raise InputError(f"--num-processes {number} --process-id {process}: expected whole numbers") from None
-        if not 0 <= mine < count or ":" not in (address or ""):
+        host, _, port = (address or "").rpartition(":")
+        if not 0 <= mine < count or not host or not port.isdecimal():
             raise InputError(
                 f"--coordinator {address} --num-processes {count} --process-id {mine}: expected HOST:PORT of "
                 "process 0, and process ids from 0 up to one less than their number"
