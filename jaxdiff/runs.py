@@ -133,15 +133,6 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"run directory {folder}: cannot be written ({error})") from error
 
 
-def check_shared(folder: Path) -> None:
-    """Raise `InputError` if another process of this run made the folder where this one cannot see it."""
-    if not (folder / "run.json").is_file():
-        raise InputError(
-            f"run directory {folder}: process {jax.process_index()} does not see what process 0 wrote there; give a "
-            "--run on a file system that all hosts share"
-        )
-
-
 def checksum(params: PyTree) -> int:
     """By what weights are known again."""
     found = 0

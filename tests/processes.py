@@ -1,5 +1,6 @@
 """The real scripts as processes, one or the many of a run, and what is in the checkpoints that they leave."""
 
+import atexit
 import os
 import socket
 import subprocess
@@ -32,9 +33,11 @@ def _start(folder, args, devices):
         "NPROC": "8",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *args], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    atexit.register(process.kill)  # of a test that failed
+    return process
 
 
 def finish(process, *, timeout=600):

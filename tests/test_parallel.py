@@ -16,7 +16,7 @@ NET = """
 from jaxdiff.config import Config, Log, Optim, Sample, Train, UNet
 
 config = Config(
-    model=UNet(channels=16, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=8, dropout=0.1),
+    model=UNet(channels=16, multipliers=(1,), blocks=1, attention_resolutions=(8,), groups=4, dropout=0.1),
     optim=Optim(learning_rate=1e-3, warmup=2, eps=1e-4),
     train=Train(steps=20, batch_size=16, ema_decay=0.9),
     sample=Sample(steps=3, guidance=1.5),

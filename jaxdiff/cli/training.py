@@ -70,7 +70,7 @@ def run(job: Job, *, command: str) -> None:
         if not job.saved:  # before anything else: by it the folder is known as a run's
             runs.write_description(folder, job.description)
     hosts.meet("the folder is made")
-    runs.check_shared(folder)
+    hosts.agree({"run.json in --run": "seen" if (folder / "run.json").is_file() else "missing"})
     share = jax.process_index(), jax.process_count()
     iterator = batches(
         job.source, batch_size=config.train.batch_size, seed=config.seed, flip=config.data.flip, share=share
