@@ -231,15 +231,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_shared(folder: Path) -> None:
-    """Raise `InputError` if another process of this run made the folder where this one cannot see it."""
-    if not (folder / "run.json").is_file():
-        raise InputError(
-            f"run directory {folder}: process {jax.process_index()} does not see what process 0 wrote there; give a "
-            "--run on a file system that all hosts share"
-        )
-
-
 def checksum(params: PyTree) -> int:
     """By what weights are known again."""
     found = 0

@@ -1,57 +1,16 @@
 """The real scripts as processes: killed and resumed bitwise, and the same numbers on 1, 2 and 4 devices."""
 
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import tiny
+from processes import final_state, finish, start
 
 from jaxdiff.report import read_metrics
-
-ROOT = Path(__file__).parents[1]
-
-
-def start(folder, *args, script="train.py", devices=1):
-    """A script as a process, on that many forced CPU devices."""
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": "8",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *args],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-3000:]
-    return out
-
-
-def final_state(run):
-    """Everything in the last checkpoint, as numpy."""
-    with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
-        restored = manager.restore(
-            manager.latest_step(),
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(), ema=ocp.args.StandardRestore()),
-        )
-    return {"/".join(map(str, path)): np.asarray(leaf) for path, leaf in _leaves(restored)}
-
-
-def _leaves(tree):
-    import jax
-
-    return jax.tree_util.tree_flatten_with_path({"params": tree["params"], "ema": tree["ema"]})[0]
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ def join(args: Sequence[str], environment: Mapping[str, str] = os.environ) -> No
             count, mine = int(number or ""), int(process or "")
         except ValueError:
             raise InputError(f"--num-processes {number} --process-id {process}: expected whole numbers") from None
-        if not 0 <= mine < count or ":" not in (address or ""):
+        host, _, port = (address or "").rpartition(":")
+        if not 0 <= mine < count or not host or not port.isdecimal():
             raise InputError(
                 f"--coordinator {address} --num-processes {count} --process-id {mine}: expected HOST:PORT of "
                 "process 0, and process ids from 0 up to one less than their number"
@@ -92,8 +93,8 @@ def _leave_last_words() -> None:
     Python. So a child waits for the end, and says what it means unless it was told that all is well."""
     message = (
         f"error: process {jax.process_index()} of {jax.process_count()} was ended: another process of this run has "
-        "died, or cannot be reached. See what that one said last. The same command, in all processes, goes on from the "
-        "last checkpoint.\n"
+        "died, or cannot be reached, or this one was killed. See what the others said last. The same command, in all "
+        "processes, goes on from the last checkpoint.\n"
     )
     child = subprocess.Popen([sys.executable, "-c", LAST_WORDS, message], stdin=subprocess.PIPE, start_new_session=True)
     _told.append(child)
@@ -142,7 +143,7 @@ def agree(facts: Mapping[str, Any]) -> None:
     everyones = multihost_utils.process_allgather(sums)
     different = [name for name, theirs in zip(facts, everyones.T) if len(set(theirs.tolist())) > 1]
     if different:
-        here = "".join(f"\n  {name}: {str(facts[name])[:100]} in process {jax.process_index()}" for name in different)
+        here = "".join(f"\n  {name}: {str(facts[name])[:100]}, in process {jax.process_index()}" for name in different)
         raise InputError(
             f"the processes of this run were not started alike:{here}\n"
             "Give all the same command, with files and a --run that all hosts share."

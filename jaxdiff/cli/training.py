@@ -63,7 +63,7 @@ def _run(job: Job, *, command: str) -> None:
     if hosts.first() and not job.saved:  # before anything else: by it the folder is known as a run's
         runs.write_description(folder, job.description)
     hosts.meet("the folder is made")
-    runs.check_shared(folder)
+    hosts.agree({"run.json in --run": "seen" if (folder / "run.json").is_file() else "missing"})
     with Checkpoints(
         folder / "checkpoints", keep=config.log.keep, best="eval_loss", keep_best=config.log.keep_best, say=_say
     ) as checkpoints:

@@ -1,0 +1,129 @@
+"""Runs of two processes, as on two hosts: they stop together, one's death ends the other with words, none hangs."""
+
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+import tiny
+from processes import final_state, finish, start_many, wait_for
+
+from jaxdiff.report import read_metrics
+
+STEPS, SOON = 60, 60  # of the whole run; seconds in which a process must notice what happened to the other
+TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6", "--log.samples-every", "60")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tiny.py").write_text(tiny.CONFIG)
+    return tmp_path
+
+
+def begin(folder, *args, **options):
+    return start_many(folder, *TINY, *args, **options)
+
+
+def ended(process, *, within):
+    """Code and messages of a process that must end soon."""
+    begun = time.monotonic()
+    out, err = process.communicate(timeout=within + 30)
+    assert time.monotonic() - begun <= within
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["pmap", "fsdp"])
+def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted(folder, form):
+    """SIGTERM to one; then, each time resumed by the same command, SIGKILL to process 1, and to process 0."""
+    flags = ("--train.steps", str(STEPS), "--parallel", form)
+    for process in begin(folder, *flags, "--run", "whole"):
+        finish(process)
+
+    run = folder / "cut"
+    flags += ("--run", "cut")
+    both = begin(folder, *flags)
+    wait_for(run, 8, both)
+    both[1].send_signal(signal.SIGTERM)
+    out = finish(both[0])
+    finish(both[1])
+    stopped = int(re.search(r"stopped and saved at step (\d+)", out)[1])
+    assert 8 <= stopped < STEPS - 30
+    assert stopped == max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, stopped + 1))
+
+    for dead in (1, 0):
+        both = begin(folder, *flags, "--resume", "must")
+        wait_for(run, read_metrics(run / "metrics.jsonl")[-1]["step"] + 7, both)  # behind one more checkpoint
+        both[dead].send_signal(signal.SIGKILL)
+        code, _, err = ended(both[1 - dead], within=SOON)
+        assert code != 0
+        assert "another process of this run has died" in err or "one of them has died" in err
+        assert "The same command, in all processes, goes on from the last checkpoint" in err
+        both[dead].communicate()
+    for process in begin(folder, *flags, "--resume", "must"):
+        finish(process)
+
+    whole, cut = final_state(folder / "whole"), final_state(run)
+    assert whole.keys() == cut.keys()
+    for name, x in whole.items():
+        np.testing.assert_array_equal(cut[name], x, err_msg=name)
+    losses = [[(m["step"], m["loss"]) for m in read_metrics(folder / r / "metrics.jsonl")] for r in ("whole", "cut")]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (((), ("--config", "gone.py")), "gone.py"),
+        (((), ("--train.batch-size", "7")), "batch size 7 cannot be shared evenly by 2 devices"),
+        (((), ("--no-such-flag",)), "no-such-flag"),
+    ],
+)
+def test_what_is_wrong_with_one_is_said_by_it_and_the_other_does_not_hang(folder, own, message):
+    other, wrong = begin(folder, "--run", "run", own=own)
+    code, out, err = ended(wrong, within=300)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    code, _, err = ended(other, within=SOON)
+    assert code != 0
+    assert "error: " in err
+    assert "another process of this run has died" in err or "one of them has died" in err
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (((), ("--seed", "1")), "not started alike:\n  config: "),
+        ((("--run", "a"), ("--run", "b")), "not started alike:\n  run.json in --run: "),
+    ],
+)
+def test_processes_that_were_not_started_alike_say_so_and_end(folder, own, message):
+    both = begin(folder, own=own)
+    found = [ended(process, within=200) for process in both]
+    for code, _, err in found:
+        assert code == 2
+        assert message in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_run_that_one_does_not_see_is_not_continued(folder):
+    for process in begin(folder, "--run", "run"):
+        finish(process)
+    both = begin(folder, "--train.steps", "12", own=(("--run", "run"), ("--run", "elsewhere")))
+    for process in both:
+        code, _, err = ended(process, within=200)
+        assert code == 2
+        assert "not started alike:\n  the last checkpoint in --run: " in err
+        assert "Traceback" not in err
+    assert max(int(path.name) for path in (folder / "run" / "checkpoints").iterdir()) == 6
+    finished = begin(folder, "--run", "run")  # nothing is left to do, and none waits for the other
+    assert "run: finished, 6 of 6 steps are done" in finish(finished[0])
+    finish(finished[1])
