@@ -115,10 +115,11 @@ def everything(run: Path, step: int) -> dict[str, np.ndarray]:
     of_json = {"data", "description"}
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
         how = {n: ocp.args.JsonRestore() if n in of_json else ocp.args.StandardRestore() for n in items}
-        del how["metrics"]
+        how.pop("metrics", None)
         restored = dict(manager.restore(step, args=ocp.args.Composite(**how)).items())
     leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
-    return {jax.tree_util.keystr(path): _array(leaf) for path, leaf in leaves}
+    found = {jax.tree_util.keystr(path): _array(leaf) for path, leaf in leaves}
+    return {name: leaf for name, leaf in found.items() if not any(f"'{time}'" in name for time in TIMES)}
 
 
 def _array(leaf: Any) -> np.ndarray:

@@ -17,9 +17,9 @@ from jaxdiff.report import read_metrics
 ROOT = Path(__file__).parents[1]
 
 
-def start(folder, *args, script="train.py", devices=1):
-    """A script as a process, on that many forced CPU devices."""
-    return _start(folder, [str(ROOT / script), *args], devices)
+def start(folder, *args, script="train.py", devices=1, environment=None, **options):
+    """A script as a process, on that many forced CPU devices; options are those of Popen."""
+    return _start(folder, [str(ROOT / script), *args], devices, environment, **options)
 
 
 def start_python(folder, code, *, devices=1):
@@ -27,15 +27,20 @@ def start_python(folder, code, *, devices=1):
     return _start(folder, ["-c", code], devices)
 
 
-def _start(folder, args, devices):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": "8",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
-    }
-    process = subprocess.Popen(
-        [sys.executable, *args], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def _start(folder, args, devices, environment=None, **options):
+    environment = (
+        os.environ
+        | (environment or {})
+        | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "NPROC": "8",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        }
     )
+    process = subprocess.Popen(
+        [sys.executable, *args], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        **options,
+    )  # fmt: skip
     atexit.register(process.kill)  # of a test that failed
     return process
 

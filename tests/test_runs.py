@@ -3,14 +3,18 @@
 import random
 import re
 import signal
+import sys
 import time
 
 import numpy as np
 import pytest
 import tiny
-from processes import final_state, finish, start
+from processes import ROOT, finish, start
 
 from jaxdiff.report import read_metrics
+
+sys.path.append(str(ROOT / "benchmarks"))
+import kill
 
 
 @pytest.fixture
@@ -21,34 +25,33 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_and_rerun_is_bitwise_the_uninterrupted_run(folder):
-    command = ("--config", "tiny.py", "--train.steps", "60", "--log.checkpoint-every", "4", "--log.samples-every", "60")
-    finish(start(folder, *command, "--run", "whole"))
-    seed = random.randrange(10**6)
-    rng = random.Random(seed)
-    kills = 0
-    while kills < 3:
-        process = start(folder, *command, "--run", "killed")
-        # Wait until it trains, so that the kill falls among steps and saves, not into the imports.
-        lines = len(read_metrics(folder / "killed" / "metrics.jsonl"))
-        while process.poll() is None and len(read_metrics(folder / "killed" / "metrics.jsonl")) < lines + 3:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.4))
-        if process.poll() is not None:
-            break  # it finished first; what was killed so far counts
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.communicate()
-        kills += 1
-    assert kills >= 1
-    finish(start(folder, *command, "--run", "killed"))
+    """benchmarks/kill.py with fewer kills, all on one run; there is what is compared, and what 30 gave."""
+    (folder / "kill.py").write_text(kill.CONFIG)
+    command = ("--config", "kill.py", "--train.steps", "100", "--log.every", "1")
+    kill.finish(command, folder / "first")  # compiles
+    lasts = kill.finish(command, folder / "whole")
+    seed = str(random.randrange(10**6))
+    killed, wrong = kill.trial(command, folder / "killed", folder / "whole", steps=100, lasts=lasts, kills=3, seed=seed)
+    assert not wrong, (seed, killed, wrong)
+    assert killed
 
-    whole, killed = final_state(folder / "whole"), final_state(folder / "killed")
-    assert whole.keys() == killed.keys()
-    for name in whole:
-        np.testing.assert_array_equal(killed[name], whole[name], err_msg=f"{name}, kill seed {seed}")
-    losses = [[(m["step"], m["loss"]) for m in read_metrics(folder / r / "metrics.jsonl")] for r in ("whole", "killed")]
-    assert losses[0] == losses[1]
-    assert [step for step, _ in losses[0]] == list(range(1, 61))
+
+def test_what_kill_py_compares_can_differ(folder):
+    """Its verdict is not empty: another seed, a lost line and a step twice are found."""
+    (folder / "kill.py").write_text(kill.CONFIG)
+    command = ("--config", "kill.py", "--train.steps", "8", "--log.every", "1")
+    for run, seed in (("a", 0), ("b", 0), ("c", 1)):
+        kill.finish((*command, "--seed", str(seed)), folder / run)
+    assert kill.differences(folder / "b", folder / "a", 8) == []
+    found = " ".join(kill.differences(folder / "c", folder / "a", 8))
+    assert all(f"['{name}']" in found for name in ("params", "ema", "opt_state", "key")), found
+    assert "c: the logged metrics differ" in found
+    lines = (folder / "b" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "b" / "metrics.jsonl").write_text("".join([*lines, lines[-1]]))
+    assert "metrics.jsonl has the steps" in kill.differences(folder / "b", folder / "a", 8)[0]
+    assert kill.unsound(folder / "b") == []
+    next((folder / "b" / "checkpoints" / "8" / "params").rglob("d/*")).unlink()
+    assert any("is missing" in what for what in kill.unsound(folder / "b"))
 
 
 @pytest.mark.slow
