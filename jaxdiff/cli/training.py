@@ -147,9 +147,10 @@ def _run(job: Job, *, command: str) -> None:
     if hosts.first():
         with _going_on("loss.png"):
             plot_loss(folder)
+        trace = f", xprof --logdir {folder / 'profile'}" if job.profile else ""
         _tell(
             f"{folder}: done. Checkpoints, {folder / 'samples'}, {folder / 'loss.png'}, "
-            f"tensorboard --logdir {folder / 'tensorboard'}\n"
+            f"tensorboard --logdir {folder / 'tensorboard'}{trace}\n"
             f"Sample it: {sample_hint(folder, job.spec)}"
         )
 
