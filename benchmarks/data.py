@@ -1,5 +1,7 @@
-"""Where images come from, measured: the start of a large folder, reading records, and preparing a folder.
+"""Where images come from, measured: the start of a large folder, reading records, preparing a folder, and what the
+pipeline feeds to the devices.
 
+python benchmarks/data.py --pipeline images.npz
 python benchmarks/data.py --folder 100000
 python benchmarks/data.py --records images.npz
 python benchmarks/data.py --prepare 20000 --workers 2
@@ -20,8 +22,9 @@ import numpy as np
 from array_record.python import array_record_module
 from PIL import Image
 
-from jaxdiff.data import array_file, image_folder, prepare, record_folder
+from jaxdiff.data import array_file, batches, image_folder, prepare, record_folder
 from jaxdiff.data.records import READER, WRITER
+from jaxdiff.train import Feed, pmapped
 
 
 def png(image: np.ndarray) -> bytes:
@@ -108,6 +111,19 @@ def records(path: str) -> None:
                 )
 
 
+def pipeline(path: str) -> None:
+    """Shuffled, gathered, put on the devices: what a training step would get, without the step."""
+    source = array_file(path)
+    shape = "x".join(map(str, source.image_shape))
+    put = pmapped(lambda state, batch, key, *, axis_name: (state, {})).feed
+    for batch_size in (16, 128, 512):
+        for flip in (False, True):
+            found = batches(source, batch_size=batch_size, seed=0, flip=flip)
+            with Feed(found, put, steps_per_call=1) as feed:
+                speed = rate(lambda _, feed=feed: next(feed), batch_size, seconds=5.0)
+            print(f"{shape}, batch {batch_size}{', flipped' if flip else ''}: {speed:,.0f} img/s")
+
+
 def prepared(count: int, workers: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         root, out = Path(name) / "images", Path(name) / "out"
@@ -130,12 +146,15 @@ def prepared(count: int, workers: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=int, metavar="FILES", help="start of a folder of that many PNGs")
+    parser.add_argument("--pipeline", metavar="NPZ", help="batches of its images, on the devices")
     parser.add_argument("--records", metavar="NPZ", help="raw against PNG records of its images")
     parser.add_argument("--prepare", type=int, metavar="FILES", help="jaxdiff data prepare of that many PNGs")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.folder:
         folder(options.folder)
+    if options.pipeline:
+        pipeline(options.pipeline)
     if options.records:
         records(options.records)
     if options.prepare:

@@ -76,5 +76,6 @@ def _read(source: Source, chosen: _Chosen) -> Examples:
     batch = source.gather(chosen.numbers)
     image = batch["image"]
     if chosen.mirrored.any():
-        image = np.where(chosen.mirrored[:, None, None, None], image[:, :, ::-1], image)
+        image = image.copy()  # it may be the source's own
+        image[chosen.mirrored] = image[chosen.mirrored, :, ::-1]
     return batch | {"image": image}
