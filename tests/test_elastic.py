@@ -38,8 +38,9 @@ def batch(seed=0):
     return {"image": rng.integers(0, 256, (16, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, 16).astype(np.int32)}
 
 
-def places(tree):
-    return jax.tree.map(lambda x: x.sharding, tree)
+def lies(tree, shardings):
+    """Whether each leaf's parts are on the devices that its sharding says, however that is written."""
+    return all(jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), tree, shardings)))
 
 
 def train_and_save(folder):
@@ -59,17 +60,16 @@ def train_and_save(folder):
 
         parallel = form(counted)
         state, key = parallel.place((initial(jax.random.key(1)), jax.random.key(2)))
-        before = places(state)
+        assert lies(state, parallel.shardings(like))
         state, _ = parallel.run(state, parallel.feed([batch(0)]), key)
         assert sum(traced) == 1
-        assert jax.tree.leaves(places(state)) == jax.tree.leaves(before)
+        assert lies(state, parallel.shardings(like))
         feed = parallel.feed([batch(1)])
         compiled.clear()
         state, metrics = parallel.run(state, feed, key)
         assert sum(traced) == 1
         assert compiled == []
-        assert jax.tree.leaves(places(state)) == jax.tree.leaves(before)
-        assert jax.tree.leaves(before) == jax.tree.leaves(parallel.shardings(like))
+        assert lies(state, parallel.shardings(like))
         assert metrics["skipped"].tolist() == [0]
 
     whole = sum(x.nbytes for x in jax.tree.leaves(like))
@@ -103,7 +103,7 @@ def restore(folder, devices):
             for name, x in expected.items():
                 assert found[name].dtype == x.dtype
                 np.testing.assert_array_equal(found[name], x, err_msg=name)
-            assert jax.tree.leaves(places(state)) == jax.tree.leaves(parallel.shardings(like))
+            assert lies(state, parallel.shardings(like))
             _, params = checkpoints.restore_weights(like.params, item="params")
             for name, x in plain(params).items():
                 np.testing.assert_array_equal(x, expected[f"[0].params{name}"])
