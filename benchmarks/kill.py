@@ -2,8 +2,9 @@
 
     python benchmarks/kill.py [--kills 30] [--steps 200] [--config FILE] [--several 3] [--jobs 2] [--seed 0]
 
-Each kill has a run of its own, at a moment drawn evenly from the time that a whole one takes, from its first
-instruction to its last: imports, compilation, steps, saves, the last pictures. Every fifth run is killed `--several`
+Each kill has a run of its own, at a moment drawn evenly from the seconds that a whole one takes, from its first
+instruction to its last: imports, compilation, steps, saves, the last pictures. They are the processor's seconds, where
+/proc tells them: those of the clock pass with whatever else the machine does. Every fifth run is killed `--several`
 times. After each kill every checkpoint that is listed must be undamaged and restore; at the end everything in the last
 one (parameters, averages, optimiser state, key, place in the data) and every logged loss must be bitwise those of the
 run that was never killed, and metrics.jsonl must have each step once. Exits 1 on any difference.
@@ -43,6 +44,7 @@ config = Config(
     log=Log(every=1, samples=10, samples_every=100, checkpoint_every=8, keep=2),
 )
 """
+START: dict[int, float] = {}
 LOOKING = threading.Lock()  # orbax restores in one thread at a time
 TIMES = ("seconds", "data_seconds", "images_per_second", "data_wait")  # the only metrics that may differ
 
@@ -59,22 +61,35 @@ def begin(command: Sequence[str], run: Path) -> "subprocess.Popen[bytes]":
 
 def finish(command: Sequence[str], run: Path) -> float:
     """Run to the end; the seconds it took."""
-    begun = time.monotonic()
-    if begin(command, run).wait():
+    process, last = begin(command, run), 0.0
+    while process.poll() is None:
+        last = _seconds(process) or last
+        time.sleep(0.01)
+    if process.returncode:
         raise SystemExit(f"{run} failed:\n{run.with_suffix('.log').read_text(errors='replace')[-3000:]}")
-    return time.monotonic() - begun
+    return last
+
+
+def _seconds(process: "subprocess.Popen[bytes]") -> float:
+    """How long it has lived."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic() - START.setdefault(process.pid, time.monotonic())
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user and in system mode
 
 
 def kill_once(command: Sequence[str], run: Path, after: float) -> str | None:
     """Kill it after that many seconds; where it was then, or None if it had ended before."""
     process = begin(command, run)
-    try:
-        code = process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return _where(run)
-    if code:
+    while process.poll() is None:
+        if _seconds(process) >= after:
+            process.send_signal(signal.SIGKILL)
+            if process.wait() == -signal.SIGKILL:
+                return _where(run)
+            break
+        time.sleep(0.005)
+    if process.returncode:
         raise SystemExit(f"{run} failed:\n{run.with_suffix('.log').read_text(errors='replace')[-3000:]}")
     return None
 

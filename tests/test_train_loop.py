@@ -1,5 +1,6 @@
 """The loop: callbacks at their steps, asynchronous metrics, updates that are skipped, data that fail."""
 
+import time
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from jaxdiff import InputError
 from jaxdiff.train import DataError, Feed, NonFiniteLossError, fit, init_state, pmapped, train_step
 from jaxdiff.train.loop import Every
+from jaxdiff.train.watchdog import Watchdog
 
 KEY = jax.random.key(0)
 TX = optax.sgd(0.1)
@@ -125,3 +127,43 @@ def test_steps_per_call_must_divide_also_the_step_to_start_from():
         run(steps=8, per_call=3)
     with pytest.raises(InputError, match="5 does not divide 3"):
         run(steps=13, per_call=5, every=5, start=3)
+
+
+class Late:
+    """A number of a step that takes a second."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __array__(self, *args, **options):
+        time.sleep(1)
+        return np.asarray(self.value)
+
+
+@pytest.mark.parametrize("slow", ["data", "step"])
+def test_a_step_that_hangs_is_said_while_it_does_and_no_other(monkeypatch, slow):
+    monkeypatch.setattr("jaxdiff.train.loop.Watchdog", partial(Watchdog, least=0.3))
+    said = []
+
+    class Slow(Stream):
+        def __next__(self):
+            if slow == "data" and self.k == 20:
+                time.sleep(1)
+            return super().__next__()
+
+    def run_steps(state, batch, key):
+        step = int(state.step) + 1
+        state, metrics = PARALLEL.run(state, batch, key)
+        return state, (metrics | {"loss": Late(metrics["loss"])} if slow == "step" and step == 21 else metrics)
+
+    with Feed(Slow(), PARALLEL.feed, steps_per_call=1) as feed:
+        fit(
+            init_state({"w": jnp.float32(0)}, TX), feed, run_steps, KEY,
+            steps=30, on_metrics=lambda *_: None, say=lambda message: said.append((time.monotonic(), message)),
+        )  # fmt: skip
+    (begun, first), (ended, second) = said
+    assert first.startswith(
+        ("reading the data of " if slow == "data" else "") + "step 21 has taken 0 s so far, 10 times the median"
+    )
+    assert second == "it went on after 1 s"
+    assert ended - begun > 0.4  # it was said before the end
