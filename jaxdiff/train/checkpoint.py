@@ -224,7 +224,8 @@ class Checkpoints:
         """
         like, key = _abstract((like, key), shardings)
         wrong: dict[int, str] = {}
-        for step in reversed([*self.steps(), self.choose(None)][:-1]):
+        self.choose(None)  # says so if there is none
+        for step in reversed(self.steps()):
             found = self._agreed("; ".join(self.damage(step)))
             if not found:
                 try:
