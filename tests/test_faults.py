@@ -80,7 +80,8 @@ def train(folder, *args, run="run", code=0, **options):
     process = start(folder, "--config", "config.py", "--run", str(run), *args, **options)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, (process.returncode, out[-1000:], err[-3000:])
-    assert "Traceback" not in err, err[-3000:]
+    if code >= 0:  # of a process that is killed, a child may say how it met that
+        assert "Traceback" not in err, err[-3000:]
     return out + err
 
 

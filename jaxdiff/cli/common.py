@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import os
 import sys
 import traceback
@@ -16,7 +15,7 @@ import tyro
 
 from jaxdiff import pretrained
 from jaxdiff.build import check_options
-from jaxdiff.cli import hosts
+from jaxdiff.cli import hosts, quiet
 from jaxdiff.cli.flags import use_recommended_flags
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.train.checkpoint import SaveError
@@ -82,7 +81,7 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
     """Run a command: a user's error is one message and exit code 2; Ctrl-C is `stopped` and 130."""
     use_recommended_flags()
     use_compilation_cache()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax: pages of what is said here in a line
+    quiet.failed_saves()
     try:
         command()
     except (InputError, NonFiniteLossError, SaveError) as error:
