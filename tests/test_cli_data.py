@@ -112,7 +112,8 @@ def test_what_makes_no_sense_is_one_message_and_code_2(here, capsys, command, me
 
 
 def test_the_flags_are_the_settings_of_training():
-    names = {f.name for f in dataclasses.fields(Data)} - {"flip", "skip_corrupt"}
+    of_training = {"flip", "skip_corrupt", "workers", "holdout", "eval_split"}
+    names = {f.name for f in dataclasses.fields(Data)} - of_training
     assert {f.name for f in dataclasses.fields(Images)} == names - {"name"} | {"data"}
     images = Images("a", split="s", dir="d", size=3, channels=1, labels=False)
     expected = Data("a", split="s", dir="d", size=3, channels=1, labels=False, skip_corrupt=True, flip=True)
