@@ -17,7 +17,7 @@ from jaxdiff import build
 from jaxdiff.config import Config, differences, from_dict, to_dict
 from jaxdiff.data import Source
 from jaxdiff.files import write_atomically
-from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.train.checkpoint import Checkpoints, saved_steps
 from jaxdiff.typing import InputError, PyTree
 
 
@@ -69,10 +69,7 @@ def load_weights(
 
 def last_step(folder: Path) -> int:
     """Of the checkpoints in a run; 0 if there are none."""
-    if not (folder / "checkpoints").is_dir():
-        return 0
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        return max(checkpoints.steps(), default=0)
+    return max(saved_steps(folder / "checkpoints"), default=0)
 
 
 def started_from(folder: Path) -> int | None:
