@@ -20,7 +20,7 @@ from jaxdiff.config import Config, differences, from_dict, to_dict
 from jaxdiff.data import Source
 from jaxdiff.files import write_atomically
 from jaxdiff.train import ema
-from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.train.checkpoint import Checkpoints, saved_steps
 from jaxdiff.train.parallel import replicate
 from jaxdiff.train.snapshots import Snapshots
 from jaxdiff.typing import InputError, PyTree
@@ -134,10 +134,7 @@ def read_weights(path: Path, config: Config, spec: build.Spec) -> PyTree:
 
 def last_step(folder: Path) -> int:
     """Of the checkpoints in a run; 0 if there are none."""
-    if not (folder / "checkpoints").is_dir():
-        return 0
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        return max(checkpoints.steps(), default=0)
+    return max(saved_steps(folder / "checkpoints"), default=0)
 
 
 def started_from(folder: Path) -> int | None:

@@ -306,6 +306,15 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps saved in a folder of checkpoints, ascending; of many processes each may ask for itself.
+
+    >>> saved_steps(Path("none"))
+    []
+    """
+    return sorted(ocp.utils.checkpoint_steps(folder.absolute())) if folder.is_dir() else []
+
+
 def _gist(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
 
