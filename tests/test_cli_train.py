@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_it_promises(trained):
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite([line["loss"], line["grad_norm"]]).all() for line in lines)
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "6"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir() if p.name[0] != ".") == ["4", "6"]
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_000003.png", "step_000006.png"]
     with Image.open(run / "samples" / "step_000006.png") as picture:
         assert picture.size == (10 * 33 + 1, 33 + 1)  # ten classes in a row, 8x8 enlarged to 32x32
@@ -241,8 +241,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(here
     description = json.loads((here / "runs/tiny/run.json").read_text())
     description["config"]["optim"]["learning_rate"] = 1e30
     (here / "runs/tiny/run.json").write_text(json.dumps(description))
-    message = fails(capsys, train_main, "--config tiny.py --optim.learning_rate 1e30")
-    assert re.search(r"not finite at step [345] \(call of steps", message), message
+    message = fails(capsys, train_main, "--config tiny.py --optim.learning_rate 1e30 --train.skip-limit 0")
+    assert re.search(r"not finite at step [345]: ", message), message
     assert "The checkpoint of step 2 is kept" in message
     assert "--optim.learning-rate" in message
     assert {p: p.read_bytes() for p in (here / "runs/tiny/checkpoints").rglob("*") if p.is_file()} == before
