@@ -76,7 +76,7 @@ def training(config: configs.Config, spec: build.Spec, rounds: int) -> tuple[lis
         (init_state(build.init_params(config, spec, jax.random.key(0)), tx, build.averages(config)), jax.random.key(1))
     )
     batches = shard([images] * per_call, devices=devices)
-    program, took, needed = compiled(pmapped(step), state, batches, key)
+    program, took, needed = compiled(pmapped(step).run, state, batches, key)
 
     def call() -> None:
         nonlocal state

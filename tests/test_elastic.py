@@ -20,7 +20,8 @@ from jaxdiff.train.parallel import AXIS, bytes_per_device, per_device, spread
 def made(config, *, image_shape=(8, 8, 1), num_classes=10):
     """A config's step, how its state begins, and its shapes."""
     spec, tx = build.Spec(image_shape, num_classes), build.optimizer(config)
-    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, ema_decay=config.train.ema_decay)
+    averages = build.averages(config)
+    step = partial(train_step, loss_fn=build.loss_fn(config, spec), tx=tx, averages=averages)
     initial = lambda key: init_state(build.init_params(config, spec, key), tx)
     return step, initial, jax.eval_shape(initial, jax.random.key(0))
 

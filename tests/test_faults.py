@@ -287,9 +287,9 @@ def test_a_data_file_that_is_cut_is_named_and_the_same_command_goes_on_when_it_i
     )
     data = (tmp_path / "digits.npy").read_bytes()
     said = train(tmp_path, code=2)
-    step = int(re.search(r"saved: step (\d+) in run", said)[1])
+    step = int(re.search(r"saved at step (\d+)", said)[1])
     assert "digits.npy: has been cut to 4,096 of" in said
-    assert "The same command goes on:\n  python train.py --config config.py" in said
+    assert "the same command continues:\n  python train.py --config config.py" in said
     assert 6 <= step < STEPS
     assert kill.listed(tmp_path / "run")[-1] == step
     (tmp_path / "digits.npy").write_bytes(data)

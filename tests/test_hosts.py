@@ -127,3 +127,14 @@ def test_a_folder_of_a_run_that_one_does_not_see_is_not_continued(folder):
     finished = begin(folder, "--run", "run")  # nothing is left to do, and none waits for the other
     assert "run: finished, 6 of 6 steps are done" in finish(finished[0])
     finish(finished[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["pmap", "fsdp"])
+def test_a_dry_run_is_said_once_and_leaves_nothing(folder, form):
+    first, other = begin(folder, "--run", "run", "--dry-run", "--parallel", form, devices=2)
+    said = finish(first)
+    assert "4 x cpu of 2 processes, batch 4 each" in said
+    assert "state per device" in said
+    assert "state per device" not in finish(other)
+    assert not (folder / "run").exists()

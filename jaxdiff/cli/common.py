@@ -24,6 +24,8 @@ from jaxdiff.typing import InputError, Schedule
 Words = Annotated[tuple[tuple[str, str], ...], tyro.conf.arg(metavar="[NAME VALUE ...]")]
 """Options by name, in words: "64" is a number, "true" a bool."""
 
+OWN_FAULTS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # of JAX's runtime: not another process's
+
 
 def use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache directory, or where JAX_COMPILATION_CACHE_DIR says: another run of the
@@ -92,24 +94,22 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
         _end(f"error: {error}. Make room, or give another --run; the same command goes on", 2)
     except KeyboardInterrupt:
         _end(f"\n{stopped}", 130)
-    except jax.errors.JaxRuntimeError as error:
+    except SystemExit as end:  # of the parser of flags
+        if not (hosts.many() and end.code):
+            raise
+        hosts.leave(2)
+    except Exception as error:
         if not hosts.many():
             raise
+        if not isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(OWN_FAULTS):
+            traceback.print_exc()
+            _end("error: this process of the run has failed, see above; the others will be ended", 1)
         _end(
             "error: the processes of this run have lost each other; one of them has died, or cannot be reached. "
             "See what that one said last. The same command, in all processes, goes on from the last checkpoint. "
             f"({next(iter(str(error).splitlines()), '')})",
             1,
         )
-    except SystemExit as end:  # of the parser of flags
-        if not (hosts.many() and end.code):
-            raise
-        hosts.leave(2)
-    except Exception:
-        if not hosts.many():
-            raise
-        traceback.print_exc()
-        _end("error: this process of the run has failed, see above; the others will be ended", 1)
 
 
 def _end(message: str, code: int) -> None:

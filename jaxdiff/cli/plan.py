@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdiff import build
 from jaxdiff import config as configs
+from jaxdiff.cli import hosts
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.train import TrainState
@@ -70,7 +71,9 @@ def print_plan(job: Job) -> None:
     places = parallel.shardings(job.like)
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), job.like, places)
     key = parallel.place(jax.random.key(0))
-    memory = parallel.run.lower(state, parallel.feed(zeros(job)), key).compile().memory_analysis()
+    memory = None
+    if not hosts.many() or parallel.mesh is not None:  # pmap over many hosts wants the arrays themselves
+        memory = parallel.run.lower(state, parallel.feed(zeros(job)), key).compile().memory_analysis()
     for name, value in configs.flatten(configs.to_dict(config)).items():
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {job.folder}")
