@@ -10,6 +10,7 @@ import tiny
 from processes import final_state, finish, start_many, wait_for
 
 from jaxdiff.report import read_metrics
+from jaxdiff.train.checkpoint import saved_steps
 
 STEPS, SOON = 60, 60  # of the whole run; seconds in which a process must notice what happened to the other
 TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6", "--log.samples-every", "60")
@@ -50,7 +51,7 @@ def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted
     finish(both[1])
     stopped = int(re.search(r"stopped and saved at step (\d+)", out)[1])
     assert 8 <= stopped < STEPS - 30
-    assert stopped == max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert stopped == max(saved_steps(run / "checkpoints"))
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, stopped + 1))
 
     for dead in deaths:
@@ -123,7 +124,7 @@ def test_a_folder_of_a_run_that_one_does_not_see_is_not_continued(folder):
         assert code == 2
         assert "not started alike:\n  the last checkpoint in --run: " in err
         assert "Traceback" not in err
-    assert max(int(path.name) for path in (folder / "run" / "checkpoints").iterdir()) == 6
+    assert max(saved_steps(folder / "run" / "checkpoints")) == 6
     finished = begin(folder, "--run", "run")  # nothing is left to do, and none waits for the other
     assert "run: finished, 6 of 6 steps are done" in finish(finished[0])
     finish(finished[1])

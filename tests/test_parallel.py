@@ -114,6 +114,7 @@ def test_one_process_writes_the_logs(folder, run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "loss.png",
         "metrics.jsonl",
@@ -123,4 +124,6 @@ def test_one_process_writes_the_logs(folder, run):
     ]
     parts = 3 if run.name == "moved" else 1
     assert len(list((run / "tensorboard").iterdir())) == parts
-    assert not [path for path in (run / "checkpoints").iterdir() if not path.name.isdigit()]
+    others = [path for path in (run / "checkpoints").iterdir() if not path.name.isdigit()]
+    assert [path.name for path in others] == [".deleted"]
+    assert not list(others[0].iterdir())
