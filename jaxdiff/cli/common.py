@@ -25,6 +25,7 @@ Words = Annotated[tuple[tuple[str, str], ...], tyro.conf.arg(metavar="[NAME VALU
 """Options by name, in words: "64" is a number, "true" a bool."""
 
 OWN_FAULTS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # of JAX's runtime: not another process's
+LOST = ("by peer", "Gloo", "NCCL", "oordination service")  # in what is raised, whoever wraps it, when another one dies
 
 
 def use_compilation_cache() -> None:
@@ -101,8 +102,10 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
     except Exception as error:
         if not hosts.many():
             raise
-        if not isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(OWN_FAULTS):
-            traceback.print_exc()
+        told = "".join(traceback.format_exception(error))
+        own = not isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(OWN_FAULTS)
+        if own and not any(words in told for words in LOST):
+            print(told, file=sys.stderr)
             _end("error: this process of the run has failed, see above; the others will be ended", 1)
         _end(
             "error: the processes of this run have lost each other; one of them has died, or cannot be reached. "
