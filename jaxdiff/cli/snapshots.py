@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jaxdiff.config import Config
 from jaxdiff.train import TrainState
+from jaxdiff.train.checkpoint import gist
 from jaxdiff.train.ema import name_of
 from jaxdiff.train.loop import Every
 from jaxdiff.train.snapshots import Snapshots
@@ -45,8 +46,7 @@ def snapshots_of(folder: Path, config: Config, to_global: Callable[[PyTree], PyT
         try:
             call()
         except Exception as error:  # orbax and tensorstore raise many kinds
-            gist = next(iter(str(error).splitlines()), "")[:200]
-            print(f"\nwarning: a snapshot was not saved: {type(error).__name__}: {gist}", file=sys.stderr)
+            print(f"\nwarning: a snapshot was not saved: {gist(error)}", file=sys.stderr)
 
     def save(state: TrainState, step: int) -> None:
         averages = {name_of(length): state.ema[name_of(length)] for length in lengths}

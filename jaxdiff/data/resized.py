@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 
 from jaxdiff.data.fit import fit
-from jaxdiff.data.sources import Examples, Source
+from jaxdiff.data.sources import Examples, Source, Wrapped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Resized:
+class Resized(Wrapped):
     """The middle square of each image, resized to `size`, with `channels` channels; None keeps either.
 
     >>> from jaxdiff.data import digits
@@ -26,13 +26,6 @@ class Resized:
     def image_shape(self) -> tuple[int, int, int]:
         height, width, channels = self.source.image_shape
         return self.size or height, self.size or width, self.channels or channels
-
-    @property
-    def num_classes(self) -> int | None:
-        return self.source.num_classes
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def gather(self, index: np.ndarray) -> Examples:
         examples = self.source.gather(index)

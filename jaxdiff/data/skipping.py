@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.data.fit import UnreadableError
-from jaxdiff.data.sources import Examples, Source
+from jaxdiff.data.sources import Examples, Source, Wrapped
 from jaxdiff.typing import InputError
 
 logger = logging.getLogger("jaxdiff.data")
 
 
-class Skipping:
+class Skipping(Wrapped):
     """In place of an image that cannot be read stands the next one that can: a function of its number alone.
 
     Each is named once, through `logging.getLogger("jaxdiff.data")`; `skipped` has those met so far, by number.
@@ -28,17 +28,6 @@ class Skipping:
         self.source = source
         self.skipped: dict[int, UnreadableError] = {}
         self._lock = threading.Lock()
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.source.image_shape
-
-    @property
-    def num_classes(self) -> int | None:
-        return self.source.num_classes
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def gather(self, index: np.ndarray) -> Examples:
         try:

@@ -110,8 +110,25 @@ class ArraySource:
         self.__dict__.update(state, images=from_state(state["images"]))
 
 
+class Wrapped:
+    """A source round another, whose images are of its shape, classes and number unless it says otherwise."""
+
+    source: Source
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.source.image_shape
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Unlabelled:
+class Unlabelled(Wrapped):
     """A source without its labels, for an unconditional model.
 
     >>> Unlabelled(digits()).num_classes is None
@@ -121,19 +138,12 @@ class Unlabelled:
     source: Source
     num_classes: None = None
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.source.image_shape
-
-    def __len__(self) -> int:
-        return len(self.source)
-
     def gather(self, index: np.ndarray) -> Examples:
         return {"image": self.source.gather(index)["image"]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subset:
+class Subset(Wrapped):
     """Some examples of a source, with all its classes.
 
     Attributes:
@@ -154,14 +164,6 @@ class Subset:
     def __post_init__(self) -> None:
         if len(self.index) == 0 or self.index.min() < 0 or self.index.max() >= len(self.source):
             raise InputError(f"Subset: expected numbers from 0 to {len(self.source) - 1}, at least one")
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.source.image_shape
-
-    @property
-    def num_classes(self) -> int | None:
-        return self.source.num_classes
 
     def __len__(self) -> int:
         return len(self.index)

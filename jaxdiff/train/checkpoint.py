@@ -151,7 +151,7 @@ class Checkpoints:
         error = saving.exception()
         if error is not None:
             self._say(
-                f"the checkpoint of step {step} could NOT be saved ({_gist(error)}). "
+                f"the checkpoint of step {step} could NOT be saved ({gist(error)}). "
                 f"Training goes on; the checkpoints before it are kept. Make room in {self.folder}"
             )
 
@@ -170,7 +170,7 @@ class Checkpoints:
         if jax.process_count() > 1:  # the others are in the middle of it
             raise error
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)  # the old one keeps its error
-        raise SaveError(f"{self.folder}: the checkpoint of step {step} could not be saved ({_gist(error)})") from error
+        raise SaveError(f"{self.folder}: the checkpoint of step {step} could not be saved ({gist(error)})") from error
 
     def _before_commit(self) -> None:
         # The folder still has a temporary name; where there is no renaming (gs://) its name is the last one.
@@ -197,7 +197,7 @@ class Checkpoints:
             try:
                 with ocp.StandardCheckpointer() as reader:
                     found = reader.metadata(self.folder / str(step) / name).item_metadata
-                self._read(step, **{name: ocp.args.StandardRestore(_abstract(found.tree))})
+                self._read(step, **{name: ocp.args.StandardRestore(abstract(found.tree))})
             except (InputError, AttributeError) as error:  # the latter: there is no readable metadata
                 wrong.append(f"{name}: {error}")
         return wrong
@@ -222,7 +222,7 @@ class Checkpoints:
         Raises:
           InputError: no checkpoint, or none that can be read.
         """
-        like, key = _abstract((like, key), shardings)
+        like, key = abstract((like, key), shardings)
         wrong: dict[int, str] = {}
         self.choose(None)  # says so if there is none
         for step in reversed(self.steps()):
@@ -280,7 +280,7 @@ class Checkpoints:
           InputError: no checkpoint, or none of that step; names those there are.
         """
         step = self.choose(step)
-        return step, self._read(step, **{item: ocp.args.StandardRestore(_abstract(like))})[item]
+        return step, self._read(step, **{item: ocp.args.StandardRestore(abstract(like))})[item]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
@@ -288,7 +288,7 @@ class Checkpoints:
         except Exception as error:  # orbax, tensorstore and json raise many kinds on damaged files
             others = [s for s in self.steps() if s != step]
             raise InputError(
-                f"{self.folder / str(step)}: this checkpoint cannot be read ({_gist(error)}). "
+                f"{self.folder / str(step)}: this checkpoint cannot be read ({gist(error)}). "
                 + (
                     f"There are also {', '.join(map(str, others))}"
                     if others
@@ -315,7 +315,8 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder.absolute())) if folder.is_dir() else []
 
 
-def _gist(error: BaseException) -> str:
+def gist(error: BaseException) -> str:
+    """Its kind and its first line: orbax and tensorstore say pages."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
 
 
@@ -323,7 +324,7 @@ def _rest(state: TrainState, key: Array) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "key": key}
 
 
-def _abstract(tree: PyTree, shardings: Shardings | None = None) -> PyTree:
+def abstract(tree: PyTree, shardings: Shardings | None = None) -> PyTree:
     """Shapes and where to put them: a checkpoint of eight devices opens on one, and vice versa."""
     places = jax.tree.map(lambda _: replicated(), tree) if shardings is None else shardings(tree)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)

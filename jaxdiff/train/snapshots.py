@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 
-from jaxdiff.train.parallel import replicated
+from jaxdiff.train.checkpoint import abstract, gist
 from jaxdiff.typing import InputError, PyTree
 
 
@@ -60,14 +59,11 @@ class Snapshots:
         Raises:
           InputError: it is not there, or cannot be read.
         """
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()), like)
+        items = ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract(like))})
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.StandardRestore(target)}))[
-                name
-            ]
+            return self._manager.restore(step, args=items)[name]
         except Exception as error:  # orbax, tensorstore and json raise many kinds on damaged files
-            gist = next(iter(str(error).splitlines()), "")[:200]
             raise InputError(
-                f"{self.folder / str(step)}: {name} of this snapshot cannot be read ({type(error).__name__}: {gist}). "
+                f"{self.folder / str(step)}: {name} of this snapshot cannot be read ({gist(error)}). "
                 "Move the folder away to do without it"
             ) from error
