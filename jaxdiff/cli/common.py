@@ -89,10 +89,6 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
         command()
     except (InputError, NonFiniteLossError, SaveError) as error:
         _end(f"error: {error}", 2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        _end(f"error: {error}. Make room, or give another --run; the same command goes on", 2)
     except KeyboardInterrupt:
         _end(f"\n{stopped}", 130)
     except SystemExit as end:  # of the parser of flags
@@ -100,6 +96,8 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
             raise
         hosts.leave(2)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            _end(f"error: {error}. Make room, or give another --run; the same command goes on", 2)
         if not hosts.many():
             raise
         told = "".join(traceback.format_exception(error))
