@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and where those go that can be made again."""
 
 import os
 import secrets
@@ -22,3 +22,8 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Of this package, in the user's cache directory: `$XDG_CACHE_HOME/jaxdiff`, by default `~/.cache/jaxdiff`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff"

@@ -158,11 +158,17 @@ def test_errors(here, capsys, args, words):
     assert not (here / "x.safetensors").exists()
 
 
-def test_a_damaged_snapshot_is_named(here, tmp_path, capsys):
+@pytest.mark.parametrize("fault", ["cut", "a byte changed"])
+def test_a_damaged_snapshot_is_named(here, tmp_path, capsys, fault):
     shutil.copytree(here / "run", tmp_path / "run")
-    for file in (tmp_path / "run" / "snapshots" / "24" / "ema_0.05").rglob("*"):
-        if file.is_file():
+    files = [path for path in (tmp_path / "run" / "snapshots" / "24" / "ema_0.05").rglob("*") if path.is_file()]
+    if fault == "cut":
+        for file in files:
             file.write_bytes(file.read_bytes()[:10])
+    else:
+        content = bytearray(max(files, key=lambda path: path.stat().st_size).read_bytes())
+        content[len(content) // 2] ^= 1
+        max(files, key=lambda path: path.stat().st_size).write_bytes(content)
     message = fails(capsys, main, f"ema --run {tmp_path}/run --length 0.08 --out {tmp_path}/w.safetensors")
     assert "snapshots/24: ema_0.05 of this snapshot cannot be read" in message
     shutil.rmtree(tmp_path / "run" / "snapshots" / "24")  # what the message proposes

@@ -7,6 +7,7 @@ from tyro.extras import SubcommandApp
 
 from jaxdiff import config as configs
 from jaxdiff import runs
+from jaxdiff.cli.common import read_run
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.typing import InputError
 from jaxdiff.weights import check_name, write_weights
@@ -15,11 +16,11 @@ checkpoint = SubcommandApp()
 
 
 @checkpoint.command(name="list")
-def list_(run: Path) -> None:
+def list_(run: str) -> None:
     """The checkpoints of a run: step, time, size, weights, and the metrics they were saved with.
 
     Args:
-      run: The folder that train.py wrote.
+      run: The folder or URL that train.py wrote to.
     """
     with _opened(run) as checkpoints:
         print(f"{'step':>9}  {'saved':16}  {'MiB':>9}  weights, metrics")
@@ -32,11 +33,11 @@ def list_(run: Path) -> None:
 
 
 @checkpoint.command
-def verify(run: Path, step: int | None = None) -> None:
+def verify(run: str, step: int | None = None) -> None:
     """Read every file of the checkpoints, compare it with its sum, and restore every array. Exit code 2 for damage.
 
     Args:
-      run: The folder that train.py wrote.
+      run: The folder or URL that train.py wrote to.
       step: Of one checkpoint; default all.
     """
     with _opened(run) as checkpoints:
@@ -50,28 +51,29 @@ def verify(run: Path, step: int | None = None) -> None:
 
 
 @checkpoint.command
-def export(run: Path, out: Path, weights: str = "ema", step: int | None = None) -> None:
+def export(run: str, out: Path, weights: str = "ema", step: int | None = None) -> None:
     """Write weights of a checkpoint as float32 to a file that sample.py --weights and other libraries read.
 
     Args:
-      run: The folder that train.py wrote.
+      run: The folder or URL that train.py wrote to.
       out: NAME.safetensors.
       weights: ema, params, or another average, such as ema_0.05.
       step: Of the checkpoint; default the last.
     """
     check_name(out)
-    config, spec = runs.load_run(run)
-    step, params = runs.load_weights(run, config, spec, item=weights, step=step)
+    folder = read_run(run)
+    config, spec = runs.load_run(folder)
+    step, params = runs.load_weights(folder, config, spec, item=weights, step=step)
     write_weights(out, params, runs.weights_metadata(config, spec, step=step, weights=weights))
     print(f"{weights} of step {step}: {out}")
 
 
 @checkpoint.command
-def config(run: Path, step: int | None = None) -> None:
+def config(run: str, step: int | None = None) -> None:
     """The config that a checkpoint was trained with, field by field.
 
     Args:
-      run: The folder that train.py wrote.
+      run: The folder or URL that train.py wrote to.
       step: Of the checkpoint; default the last.
     """
     with _opened(run) as checkpoints:
@@ -80,6 +82,7 @@ def config(run: Path, step: int | None = None) -> None:
         print(f"{name:30} {value}")
 
 
-def _opened(run: Path) -> Checkpoints:
-    runs.load_run(run)  # says so if there is none
-    return Checkpoints(run / "checkpoints", read_only=True)
+def _opened(run: str) -> Checkpoints:
+    folder = read_run(run)
+    runs.load_run(folder)  # says so if there is none
+    return Checkpoints(folder / "checkpoints", read_only=True)

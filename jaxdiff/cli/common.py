@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from jaxdiff import pretrained
+from jaxdiff import pretrained, remote
 from jaxdiff.build import check_options
 from jaxdiff.cli import hosts, quiet
 from jaxdiff.cli.flags import use_recommended_flags
+from jaxdiff.files import cache_folder
 from jaxdiff.train import NonFiniteLossError
 from jaxdiff.train.checkpoint import SaveError
 from jaxdiff.typing import InputError, Schedule
@@ -32,8 +33,14 @@ def use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache directory, or where JAX_COMPILATION_CACHE_DIR says: another run of the
     same command need not compile them again. JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "jaxdiff" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def read_run(run: str) -> Path:
+    """The folder of a run that is only read; of one at a URL, a copy that is brought up to date."""
+    where = remote.place(run, reading=True)
+    where.pull()
+    return where.folder
 
 
 def load_pretrained(path: Path, options: Words) -> pretrained.Pretrained:

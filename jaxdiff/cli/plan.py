@@ -13,6 +13,7 @@ from jaxdiff import config as configs
 from jaxdiff.cli import hosts
 from jaxdiff.config import Config
 from jaxdiff.data import Source
+from jaxdiff.remote import Place
 from jaxdiff.train import TrainState
 from jaxdiff.train.parallel import Parallel, bytes_per_device
 from jaxdiff.typing import Array
@@ -33,7 +34,7 @@ class Job:
 
     Attributes:
       config: its settings.
-      folder: where all is written.
+      place: where all is written.
       source: the images.
       held_out: those that are not trained on but evaluated, if any.
       spec: what the network knows of them.
@@ -46,7 +47,7 @@ class Job:
     """
 
     config: Config
-    folder: Path
+    place: Place
     source: Source
     held_out: Source | None
     spec: build.Spec
@@ -56,6 +57,11 @@ class Job:
     initial: Callable[[Array], TrainState]
     like: TrainState
     profile: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """That all is in."""
+        return self.place.folder
 
     def keys(self) -> Keys:
         """Of the seed."""
@@ -76,7 +82,7 @@ def print_plan(job: Job) -> None:
         memory = parallel.run.lower(state, parallel.feed(zeros(job)), key).compile().memory_analysis()
     for name, value in configs.flatten(configs.to_dict(config)).items():
         print(f"{name:30} {value}")
-    print(f"{'run directory':30} {job.folder}")
+    print(f"{'run directory':30} {job.place.name}")
     print(f"{'images':30} {'x'.join(map(str, spec.image_shape))}, {spec.num_classes or 'no'} classes")
     print(f"{'parameters':30} {parameters(job)}")
     print(f"{'modules':30} {' '.join(sorted(job.like.params['params']))}")

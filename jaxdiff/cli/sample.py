@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
-from jaxdiff.cli.common import Words, load_classifier, load_pretrained, say_errors, warn_of_signal
+from jaxdiff.cli.common import Words, load_classifier, load_pretrained, read_run, say_errors, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.pretrained import GuidedClassifier
@@ -35,8 +35,8 @@ class SampleCommand:
     out: Path
     """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each. What a network
     makes for an autoencoder to decode goes into a .npz alone, as `latents` (float32)."""
-    run: Path | None = None
-    """The folder that train.py wrote."""
+    run: str | None = None
+    """The folder that train.py wrote, or its gs://BUCKET/RUN, s3://BUCKET/RUN."""
     pretrained: Path | None = None
     """In place of a run: a folder that diffusers' save_pretrained wrote, or a file of weights of guided-diffusion,
     lucidrains, score_sde, EDM or DiT."""
@@ -139,10 +139,11 @@ def _sample(command: SampleCommand) -> None:
 def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
     """A run's or an imported network: config, spec, what loads the weights, with their name, and whether it makes
     latents."""
-    run, path = command.run, command.pretrained
-    if run is not None and path is None:
+    path = command.pretrained
+    if command.run is not None and path is None:
         if command.pretrained_options:
             raise InputError("--pretrained-options without --pretrained")
+        run = read_run(command.run)
         config, spec = runs.load_run(run)
         file = Path(command.weights)
         if file.suffix == SUFFIX:
@@ -155,7 +156,7 @@ def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], t
             return f"step {step}", params
 
         return config, spec, weights, False
-    if run is None and path is not None:
+    if command.run is None and path is not None:
         if command.step is not None or command.weights != "ema":
             raise InputError("--step and --weights choose a checkpoint of a --run; --pretrained has one")
         loaded = load_pretrained(path, command.pretrained_options)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from jaxdiff import build, runs
+from jaxdiff import build, remote, runs
 from jaxdiff import config as configs
 from jaxdiff.cli import hosts, plan, training
 from jaxdiff.cli.common import Words, load_pretrained, say_errors, warn_of_signal
@@ -33,8 +33,9 @@ class TrainCommand:
     config: Path
     """A Python file that sets `config = jaxdiff.config.Config(...)`, such as configs/digits.py."""
     settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    run: Path | None = None
-    """Where everything is written; default runs/<the config file's name>."""
+    run: str | None = None
+    """Where everything is written: a folder, default runs/<the config file's name>; or gs://BUCKET/RUN, s3://BUCKET/RUN:
+    then it is sent there after every checkpoint, from a copy in the user's cache directory."""
     init: Path | None = None
     """Start from a network of another library, as sample.py --pretrained does. What it is comes from there, in place of
     the config's model and diffusion sections; how it is trained (dropout, dtype, remat, lora_rank, times, weight) from
@@ -74,7 +75,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path, nargs="?")
-    first.add_argument("--run", type=Path, nargs="?")
+    first.add_argument("--run", nargs="?")
     first.add_argument("--init", type=Path, nargs="?")
     first.add_argument("--init-options", "--init_options", nargs="*", default=[])  # tyro takes both
     first.add_argument("--model.network", nargs="?", dest="network")
@@ -88,7 +89,11 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     if given.init is None and given.init_options:
         raise InputError("--init-options without --init")
     loaded, begun = None, False
-    folder = None if given.config is None or {"-h", "--help"} & set(args) else _folder(given.run, given.config)
+    folder = None
+    if given.config is not None and not {"-h", "--help"} & set(args):
+        where = _place(given.run, given.config)
+        _pull(where)
+        folder = where.folder
     if folder is not None and runs.started_from(folder) is not None:
         begun = runs.last_step(folder) > 0
         if not begun and given.init is None:
@@ -109,14 +114,24 @@ def _parse(args: list[str]) -> tuple[TrainCommand, Pretrained | None]:
     return tyro.cli(TrainCommand, args=args, default=default, prog="train.py", config=only), loaded
 
 
-def _folder(run: Path | None, config: Path) -> Path:
-    return run or Path("runs") / config.stem
+def _place(run: str | None, config: Path) -> remote.Place:
+    return remote.place(run or str(Path("runs") / config.stem))
+
+
+def _pull(where: remote.Place) -> None:
+    if isinstance(where, remote.Remote):
+        if hosts.many():
+            raise InputError(f"--run {where.name}: of a run of many processes, expected a folder that all hosts share")
+        runs.make_folder(where.folder)
+        with runs.alone(where.folder):
+            where.pull()
 
 
 def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) -> None:
     """Everything that can be wrong is found here, before anything is compiled, or a file is written."""
     config = command.settings
-    folder = _folder(command.run, command.config)
+    where = _place(command.run, command.config)
+    folder = where.folder
     configs.check(config)
     check_wandb(config.log.wandb)
     devices = jax.device_count()
@@ -137,9 +152,9 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     if finished and not command.dry_run:
         if hosts.first():
             print(
-                f"{folder}: finished, {saved} of {config.train.steps} steps are done.\n"
+                f"{where.name}: finished, {saved} of {config.train.steps} steps are done.\n"
                 f"  more steps:  {_with_steps(args, 2 * saved)}\n"
-                f"  samples:     {training.sample_hint(folder, runs.load_run(folder)[1])}"
+                f"  samples:     {training.sample_hint(where, runs.load_run(folder)[1])}"
             )
         return
 
@@ -177,7 +192,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
         raise InputError(
             f"--model.lora-rank {config.model.lora_rank}: adapts a network that was trained; give --init PATH"
         )
-    job = plan.Job(config, folder, source, held_out, spec, description, saved, parallel, initial, like, command.profile)
+    job = plan.Job(config, where, source, held_out, spec, description, saved, parallel, initial, like, command.profile)
     if command.dry_run:
         if hosts.first():
             plan.print_plan(job)

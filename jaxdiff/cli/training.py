@@ -24,6 +24,7 @@ from jaxdiff.config import Config
 from jaxdiff.data import Source, batches
 from jaxdiff.data.images import grid, write_png
 from jaxdiff.data.workers import InProcesses
+from jaxdiff.remote import Place
 from jaxdiff.report import Report, plot_loss
 from jaxdiff.train import DataError, NonFiniteLossError, TrainState, evaluate, fit
 from jaxdiff.train.checkpoint import Checkpoints
@@ -39,13 +40,34 @@ def run(job: Job, *, command: str) -> None:
     hosts.agree(facts)  # and all have checked all
     if hosts.first():
         runs.make_folder(job.folder)
-    with runs.alone(job.folder) if hosts.first() else nullcontext():
+    with runs.alone(job.folder) if hosts.first() else nullcontext(), _pushed(job.place):
         if runs.last_step(job.folder) != job.saved:
             raise InputError(
                 f"run directory {job.folder}: another training wrote to it while this one began; run the command again"
             )
         with _reading(job.source, job.config.data.workers) as source:
             _run(dataclasses.replace(job, source=source), command=command)
+
+
+@contextmanager
+def _pushed(place: Place) -> Iterator[None]:
+    """Sent to its URL, if it has one, however the training ends."""
+    try:
+        yield
+    except BaseException:
+        _try_to_push(place)
+        raise
+    try:
+        place.push()
+    except InputError as error:
+        raise InputError(f"{error}. All is in {place.folder}; the same command sends it") from error
+
+
+def _try_to_push(place: Place) -> None:
+    try:
+        place.push()
+    except InputError as error:
+        _say(f"{error}. All is in {place.folder}; it is tried again after the next checkpoint")
 
 
 @contextmanager
@@ -65,14 +87,19 @@ def _run(job: Job, *, command: str) -> None:
     hosts.meet("the folder is made")
     hosts.agree({"run.json in --run": "seen" if (folder / "run.json").is_file() else "missing"})
     with Checkpoints(
-        folder / "checkpoints", keep=config.log.keep, best="eval_loss", keep_best=config.log.keep_best, say=_say
+        folder / "checkpoints",
+        keep=config.log.keep,
+        best="eval_loss",
+        keep_best=config.log.keep_best,
+        on_saved=lambda: _try_to_push(job.place),
+        say=_say,
     ) as checkpoints:
         begun = _begin(job, checkpoints)
         per_call = build.steps_per_call(config, done=begun.step)
         _tell(
             f"{config.data.name}: {len(job.source):,} images {'x'.join(map(str, job.spec.image_shape))}, "
             f"{job.spec.num_classes or 'no'} classes; parameters: {plan.parameters(job)}; {plan.devices()}\n"
-            f"{folder}: from step {begun.step} to {config.train.steps}; the first step compiles\n"
+            f"{job.place.name}: from step {begun.step} to {config.train.steps}; the first step compiles\n"
             f"XLA_FLAGS: {os.environ.get('XLA_FLAGS') or 'none'}"
         )
         with (
@@ -151,7 +178,7 @@ def _run(job: Job, *, command: str) -> None:
         _tell(
             f"{folder}: done. Checkpoints, {folder / 'samples'}, {folder / 'loss.png'}, "
             f"tensorboard --logdir {folder / 'tensorboard'}{trace}\n"
-            f"Sample it: {sample_hint(folder, job.spec)}"
+            f"Sample it: {sample_hint(job.place, job.spec)}"
         )
 
 
@@ -258,10 +285,10 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def sample_hint(folder: Path, spec: build.Spec) -> str:
+def sample_hint(place: Place, spec: build.Spec) -> str:
     """The command that samples a run."""
     labels = [] if spec.num_classes is None else ["--labels", str(min(3, spec.num_classes - 1))]
-    return shlex.join(["python", "sample.py", "--run", str(folder), "--num", "64", *labels, "--out", "samples.png"])
+    return shlex.join(["python", "sample.py", "--run", place.name, "--num", "64", *labels, "--out", "samples.png"])
 
 
 def _pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:

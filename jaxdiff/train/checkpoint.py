@@ -40,6 +40,7 @@ class Checkpoints:
       best: of these metrics, the name of the one by which also the `keep_best` best (lowest) are kept.
       keep_best: how many.
       read_only: raise `InputError` instead of making the folder; clean up nothing.
+      on_saved: called, in a thread, when a checkpoint is on disk; before the next begins, and before `wait` returns.
       say: gets what a person should know: a save that failed, a checkpoint that is damaged.
     """
 
@@ -51,10 +52,11 @@ class Checkpoints:
         best: str = "loss",
         keep_best: int = 0,
         read_only: bool = False,
+        on_saved: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda message: None,
     ):
         self.folder = folder.absolute()  # orbax wants absolute paths
-        self._say, self._read_only, self._best = say, read_only, best
+        self._say, self._on_saved = say, on_saved
         if read_only and not self.folder.is_dir():
             raise InputError(f"{folder.parent}: no checkpoint in this run. Train first, or give another --run.")
 
@@ -141,6 +143,7 @@ class Checkpoints:
     def _finish(self) -> None:
         self._manager.wait_until_finished()
         self._empty_deleted()
+        self._on_saved()
 
     def _empty_deleted(self) -> None:
         if jax.process_index() == 0:
@@ -173,9 +176,7 @@ class Checkpoints:
         raise SaveError(f"{self.folder}: the checkpoint of step {step} could not be saved ({gist(error)})") from error
 
     def _before_commit(self) -> None:
-        # The folder still has a temporary name; where there is no renaming (gs://) its name is the last one.
-        for folder in self.folder.glob(f"{self._step}.orbax-checkpoint-tmp*"):
-            integrity.write_sums(folder)
+        integrity.write_sums_of_step(self.folder, self._step)
 
     def damage(self, step: int) -> list[str]:
         """What is wrong with the files of a step; see `integrity.damage`."""

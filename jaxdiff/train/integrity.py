@@ -13,6 +13,12 @@ def write_sums(folder: Path) -> None:
     (folder / NAME).write_text(json.dumps({name: [path.stat().st_size, _crc(path)] for name, path in _files(folder)}))
 
 
+def write_sums_of_step(folder: Path, step: int) -> None:
+    """The same for the step that orbax is about to commit in a folder of steps: it still has a temporary name."""
+    for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+        write_sums(path)
+
+
 def damage(folder: Path) -> list[str]:
     """What is wrong with a folder's files, by the sums in it; nothing if they are as written, or if there are no sums.
 

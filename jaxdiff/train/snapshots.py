@@ -4,6 +4,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from jaxdiff.train import integrity
 from jaxdiff.train.checkpoint import abstract, gist
 from jaxdiff.typing import InputError, PyTree
 
@@ -24,9 +25,13 @@ class Snapshots:
                 "--log.snapshot-every STEPS, given to train.py from the start"
             )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, create=not read_only, cleanup_tmp_directories=not read_only
+            max_to_keep=None,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._whole: set[int] = set()  # the steps whose files were found as they were written
 
     def __enter__(self) -> "Snapshots":
         return self
@@ -46,8 +51,13 @@ class Snapshots:
         """Start saving; returns as soon as the arrays are copied. Saving a step again does nothing: a run that was
         killed and goes on from before it comes to the same averages."""
         if step not in self._manager.all_steps():
+            self._manager.wait_until_finished()  # the one before: its sums are written under its own step
+            self._step = step
             items = {name: ocp.args.StandardSave(tree) for name, tree in averages.items()}
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def _before_commit(self) -> None:
+        integrity.write_sums_of_step(self.folder, self._step)
 
     def wait(self) -> None:
         """Until the save under way is on disk."""
@@ -61,6 +71,11 @@ class Snapshots:
         """
         items = ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract(like))})
         try:
+            if step not in self._whole:
+                wrong = integrity.damage(self.folder / str(step))
+                if wrong:
+                    raise ValueError("; ".join(wrong))
+                self._whole.add(step)
             return self._manager.restore(step, args=items)[name]
         except Exception as error:  # orbax, tensorstore and json raise many kinds on damaged files
             raise InputError(
