@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
+from jax.tree_util import Partial
 from processes import ROOT, finish, start_python
 from test_parallel import NET
 
@@ -60,8 +61,12 @@ def train_and_save(folder):
             return step(*args, **options)
 
         parallel = form(counted)
-        state, key = parallel.place((initial(jax.random.key(1)), jax.random.key(2)))
+        state, key = parallel.make(initial, jax.random.key(1)), parallel.place(jax.random.key(2))
         assert lies(state, parallel.shardings(like))
+        of_params = Partial(lambda params, key: initial(key)._replace(params=params), initial(jax.random.key(3)).params)
+        for made_so, from_key in ((state, initial), (parallel.make(of_params, jax.random.key(1)), of_params)):
+            expected = plain(from_key(jax.random.key(1)))
+            assert all(np.array_equal(x, expected[name]) for name, x in plain(made_so).items())
         state, _ = parallel.run(state, parallel.feed([batch(0)]), key)
         assert sum(traced) == 1
         assert lies(state, parallel.shardings(like))
@@ -79,7 +84,7 @@ def train_and_save(folder):
     np.savez(folder / "expected.npz", **plain((state, key)))
 
     initial, like = made(configs.load(ROOT / "configs" / "digits.py"))[1:]  # not so small that the most is in biases
-    whole, held = in_bytes(like), held_by_each(parallel.place(initial(jax.random.key(0))))
+    whole, held = in_bytes(like), held_by_each(parallel.make(initial, jax.random.key(0)))
     assert max(held) <= whole / 6, (held, whole)
 
 

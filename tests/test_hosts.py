@@ -4,11 +4,13 @@ import re
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from processes import final_state, finish, start_many, wait_for
 
+from jaxdiff import runs
 from jaxdiff.report import read_metrics
 from jaxdiff.train.checkpoint import saved_steps
 
@@ -20,6 +22,20 @@ TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6", "--log.samples-eve
 def folder(tmp_path):
     (tmp_path / "tiny.py").write_text(tiny.CONFIG)
     return tmp_path
+
+
+SNAPSHOTS = ("--train.ema-lengths", "0.05", "0.1", "--log.snapshot-every", "12")
+BROKEN = """
+from jaxdiff.data import ArraySource
+from itertools import count
+
+def gather(self, index, before=ArraySource.gather, reads=count()):
+    if next(reads) == 30:
+        raise OSError(5, "Input/output error")
+    return before(self, index)
+
+ArraySource.gather = gather
+"""
 
 
 def begin(folder, *args, **options):
@@ -38,7 +54,7 @@ def ended(process, *, within):
 @pytest.mark.parametrize(("form", "deaths"), [("pmap", (1, 0)), ("fsdp", ())])
 def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted(folder, form, deaths):
     """SIGTERM to one; then, each time resumed by the same command, SIGKILL to one of them."""
-    flags = ("--train.steps", str(STEPS), "--parallel", form)
+    flags = ("--train.steps", str(STEPS), "--parallel", form, *SNAPSHOTS)
     for process in begin(folder, *flags, "--run", "whole"):
         finish(process)
 
@@ -73,6 +89,34 @@ def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted
     losses = [[(m["step"], m["loss"]) for m in read_metrics(folder / r / "metrics.jsonl")] for r in ("whole", "cut")]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+    made = []
+    for name in ("whole", "cut"):
+        config, spec = runs.load_run(folder / name)
+        made.append(runs.reconstruct(folder / name, config, spec, length=0.07))
+        assert saved_steps(folder / name / "snapshots") == list(range(12, STEPS + 1, 12))
+    assert made[0][0] == made[1][0] == STEPS
+    jax.tree.map(np.testing.assert_array_equal, made[0][1], made[1][1])
+
+
+@pytest.mark.slow
+def test_data_that_one_cannot_read_end_both_and_the_last_checkpoint_goes_on(folder):
+    """On the way: not found by what is checked before."""
+    (folder / "broken.py").write_text(tiny.CONFIG + BROKEN)
+    flags = ("--run", "run", "--train.steps", str(STEPS))
+    other, wrong = begin(folder, *flags, own=((), ("--config", "broken.py")))
+    code, _, err = ended(wrong, within=300)
+    assert code == 2
+    assert re.search(r"error: the data of step \d+ could not be read: .*Input/output error", err)
+    assert "Traceback" not in err
+    code, _, err = ended(other, within=SOON)
+    assert code != 0
+    assert "another process of this run has died" in err or "one of them has died" in err
+    kept = max(saved_steps(folder / "run" / "checkpoints"))
+    assert kept >= 6
+    both = begin(folder, *flags)
+    assert f"run: from step {kept} to {STEPS}" in finish(both[0])
+    finish(both[1])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import jax
 import tyro
+from jax.tree_util import Partial
 
 from jaxdiff import build, remote, runs
 from jaxdiff import config as configs
@@ -23,7 +24,7 @@ from jaxdiff.report import check_wandb
 from jaxdiff.train import TrainState, init_state, pmapped, sharded, train_step
 from jaxdiff.train.frozen import check_frozen
 from jaxdiff.train.parallel import per_device
-from jaxdiff.typing import Array, InputError
+from jaxdiff.typing import Array, InputError, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +181,13 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     parallel = pmapped(step) if command.parallel == "pmap" else sharded(step, shards=command.shards)
 
     def initial(key: Array) -> TrainState:
-        if loaded is None:
-            return init_state(build.init_params(config, spec, key), tx, averages)
-        return init_state(build.with_lora(config, loaded.params, key), tx, averages)
+        return init_state(build.init_params(config, spec, key), tx, averages)
 
+    def initial_of(params: PyTree, key: Array) -> TrainState:
+        return init_state(build.with_lora(config, params, key), tx, averages)
+
+    if loaded is not None:
+        initial = Partial(initial_of, loaded.params)
     like = jax.eval_shape(initial, jax.random.key(0))  # finds what is wrong with the network
     check_frozen(config.optim.frozen, like.params)
     if loaded is not None:

@@ -214,7 +214,7 @@ def _begin(job: Job, checkpoints: Checkpoints) -> _Begun:
         if hosts.first():
             runs.write_description(job.folder, job.description)
     else:
-        state, key = parallel.place((job.initial(job.keys().parameters), key))
+        state, key = parallel.make(job.initial, job.keys().parameters), parallel.place(key)
     return _Begun(int(state.step), state, key, iterator, window)
 
 

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ from jaxdiff.data.fit import UnreadableError
 from jaxdiff.data.folder import FolderSource
 from jaxdiff.data.records import FORMAT, INDEX, read_index, sha256, write_records
 from jaxdiff.data.sources import Examples, Source, class_names
+from jaxdiff.data.workers import end_with_parent
 from jaxdiff.files import write_atomically
 from jaxdiff.typing import InputError
 
@@ -244,12 +244,7 @@ def _start(source: Source, out: Path, skip_corrupt: bool, count: Any) -> None:
     """In a worker process: what it will need, and that it ends with its parent, even one that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     _worker.update(source=source, out=out, skip_corrupt=skip_corrupt, count=count)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _work(name: str, images: range) -> Shard:

@@ -98,15 +98,19 @@ _of_this_process: Source  # in a worker, what it reads: sent once, not with ever
 def _begin(source: Source) -> None:
     global _of_this_process
     _of_this_process = source
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed closes no queue: without this its workers would wait for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def end_with_parent() -> None:
+    """In a worker: end when the parent does. One that was killed closes no queue, its workers would wait for ever."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _nothing() -> None: ...

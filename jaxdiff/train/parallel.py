@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.step import Metrics
@@ -32,6 +33,8 @@ class Parallel:
         is donated: use what is returned. State and key are as `place` or `from_global` made them, batches as `feed`.
       feed: K host batches, this process's share `[B / processes, ...]` of each -> arrays on the devices.
       place: a tree that every process has -> on the devices, as `run` takes it.
+      make: `(initial, key) -> place(initial(key))`, which where the state is spread is never whole on a device, nor are
+        arrays that `initial` holds as a `jax.tree_util.Partial`.
       shardings: a tree of shapes -> how the whole of each leaf lies over all hosts' devices.
       to_global: a tree as `run` returns it -> arrays that know all hosts' devices, as a checkpoint wants them.
       from_global: the other way.
@@ -41,6 +44,7 @@ class Parallel:
     run: Any
     feed: Callable[[Sequence[HostBatch]], Batch]
     place: Callable[[PyTree], PyTree]
+    make: Callable[[Callable[[Array], PyTree], Array], PyTree]
     shardings: Callable[[PyTree], PyTree]
     to_global: Callable[[PyTree], PyTree]
     from_global: Callable[[PyTree], PyTree]
@@ -69,10 +73,14 @@ def pmapped(step: Step) -> Parallel:
 
         return tree if jax.process_count() == 1 else jax.tree.map(one, tree)
 
+    def make(initial: Callable[[Array], PyTree], key: Array) -> PyTree:
+        return jax.device_put(initial(key), on_each)
+
     return Parallel(
         run=run,
         feed=feed,
         place=partial(jax.device_put, device=on_each),
+        make=make,
         shardings=lambda tree: jax.tree.map(lambda _: whole, tree),
         to_global=partial(known_as, whole),
         from_global=partial(known_as, on_each),
@@ -115,11 +123,16 @@ def sharded(step: Step, *, shards: int | None = None) -> Parallel:
     def place(tree: PyTree) -> PyTree:
         return jax.tree.map(_put, tree, shardings(tree))
 
+    def make(initial: Callable[[Array], PyTree], key: Array) -> PyTree:
+        placed = shardings(jax.eval_shape(initial, key))
+        called: Any = jax.jit(lambda initial, key: initial(key), out_shardings=placed)
+        return called(place(Partial(initial)), place(key))
+
     def same(tree: PyTree) -> PyTree:
         return tree
 
     run = jax.jit(steps, donate_argnums=0)
-    return Parallel(run, feed, place, shardings, to_global=same, from_global=same, mesh=mesh)
+    return Parallel(run, feed, place, make, shardings, to_global=same, from_global=same, mesh=mesh)
 
 
 def _put(x: Array, sharding: NamedSharding) -> Array:
