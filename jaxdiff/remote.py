@@ -27,6 +27,7 @@ from jaxdiff.typing import InputError
 FINISHED = "finished.json"
 SAVED = ("checkpoints", "snapshots")  # hold folders that never change once they have their names
 OWN = ("damaged", "wandb", FINISHED)  # of the copy alone
+URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)(?P<path>.*)")
 PACKAGES = {"gs": "jaxdiff[gs]", "gcs": "jaxdiff[gs]", "s3": "jaxdiff[s3]"}
 ATTEMPTS = 3  # at reading what a training may be replacing
 
@@ -45,6 +46,9 @@ class Place:
 
     name: str
     folder: Path
+
+    def check(self) -> None:
+        """Raise `InputError` if nothing is installed for its URL."""
 
     def pull(self) -> None:
         """Make the folder what is at the URL, if it is a copy of one."""
@@ -76,16 +80,25 @@ class Remote(Place):
             system, path = fsspec.core.url_to_fs(self.name, **({"auto_mkdir": True} if scheme == "file" else {}))
         except ImportError as error:
             package = PACKAGES.get(scheme)
-            mend = f"pip install '{package}'" if package else "Install that"
+            mend = (
+                f"pip install '{package}' (in a clone '.{package.removeprefix('jaxdiff')}')"
+                if package
+                else "Install that"
+            )
             raise InputError(f"{self.name}: {error}. {mend}, or give a folder") from error
         except Exception as error:  # each package raises its own
-            raise InputError(f"{self.name}: no place for a run ({gist(error)}). Expected gs://BUCKET/RUN") from error
-        if "/" not in path.strip("/"):
-            raise InputError(f"{self.name}: expected a folder in a bucket, such as {scheme}://{path.strip('/')}/RUN")
+            raise InputError(
+                f"{self.name}: no place for a run ({gist(error)}). Expected gs://BUCKET/RUN, s3://..."
+            ) from error
         return system, path.rstrip("/")
 
+    def check(self) -> None:
+        """Raise `InputError` if nothing is installed for such URLs."""
+        _ = self._there
+
     def pull(self) -> None:
-        """Make the copy what is at the URL; but what it has and could not send, it keeps.
+        """Make the copy what is at the URL; but what it has and could not send, or what is no longer there at all, a
+        training's keeps.
 
         Raises:
           InputError: the URL cannot be read, or nothing is installed for its kind.
@@ -93,6 +106,8 @@ class Remote(Place):
         with self._saying("read"):
             for attempt in range(ATTEMPTS):
                 there, sent = self._read(), self._sent()
+                if there is None and self.logs and self._folders():  # all that is left of the run
+                    return
                 unsent = set(self._folders()) - set(sent["folders"] if sent else ())
                 if unsent and (there or sent or {}).get("writer") == (sent or {}).get("writer"):
                     return
@@ -115,6 +130,8 @@ class Remote(Place):
             if there and there["writer"] not in (self.writer, (sent or {}).get("writer")):
                 raise InputError(f"{self.name}: another training is writing there; give another --run")
             folders, before = self._folders(), there["folders"] if there else {}
+            if there is None:
+                self._states.clear()
             for name in folders:
                 if before.get(name, [None])[0] != folders[name][0]:
                     paths = [path for path in sorted((self.folder / name).rglob("*")) if path.is_file()]
@@ -229,13 +246,19 @@ def place(run: str, *, reading: bool = False) -> Place:
       run: the folder or the URL.
       reading: for a copy apart from that of a training.
 
+    Raises:
+      InputError: an address without a bucket and a folder in it.
+
     >>> place("runs/digits").folder.as_posix()
     'runs/digits'
     >>> place("gs://bucket/digits").folder.name
     'gs_bucket_digits-454529c6'
     """
-    if "://" not in run:
+    match = URL.match(run)
+    if match is None:
         return Place(run, Path(run))
+    if not match["path"].strip("/").count("/") or match["slashes"] != "//":
+        raise InputError(f"--run {run}: expected a folder, or {match['scheme']}://BUCKET/RUN")
     url = run.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", url) + f"-{zlib.crc32(url.encode()):08x}"
     return Remote(url, cache_folder() / ("reading" if reading else "training") / name, logs=not reading)

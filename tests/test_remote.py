@@ -147,12 +147,19 @@ def test_what_could_not_be_sent_is_kept_and_sent_later(tmp_path, bucket, monkeyp
     assert [name for name in MemoryFileSystem().find("/bucket") if name.endswith("finished.json")]
 
 
-def test_what_was_deleted_at_the_url_is_deleted_in_the_copy(tmp_path, bucket, trained):
-    copy = copied(trained, tmp_path)
+def test_what_was_deleted_at_the_url_is_left_in_the_training_s_copy_alone(tmp_path, bucket, trained):
+    copy, reader = copied(trained, tmp_path), remote.Remote(URL, tmp_path / "reading", logs=False)
+    reader.folder.mkdir()
     copy.push()
+    reader.pull()
+    assert (reader.folder / "run.json").is_file()
     bucket.rm("/bucket/run", recursive=True)
-    copy.pull()
-    assert [path for path in copy.folder.rglob("*") if path.is_file() and path.name != ".lock"] == []
+    for one in (copy, reader):
+        one.pull()
+    assert [path for path in reader.folder.rglob("*") if path.is_file()] == []
+    copy.push()
+    assert steps(bucket) == ["checkpoints/4", "checkpoints/6"]
+    assert bucket.exists("/bucket/run/metrics.jsonl")
 
 
 def test_a_second_training_is_not_written_over(tmp_path, bucket, trained):
@@ -210,7 +217,9 @@ def test_snapshots_are_sent_too(tmp_path, bucket, another_machine):
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ("memory://run", "expected a folder in a bucket, such as memory://run/RUN"),
+        ("memory://run", "expected a folder, or memory://BUCKET/RUN"),
+        ("gs://", "expected a folder, or gs://BUCKET/RUN"),
+        ("gs:/bucket/run", "expected a folder, or gs://BUCKET/RUN"),
         ("nonsense://bucket/run", "Protocol not known: nonsense"),
         (f"{URL}/nothing", "no run here"),
     ],
@@ -263,9 +272,18 @@ def gs(tmp_path):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happens to, by a process as those below."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "tiny.py").write_text(tiny.CONFIG)
+    finish(start(folder, "--config", "tiny.py", "--run", "run"))
+    return folder / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "gs"])
-def test_the_protocols_of_real_stores(kind, tmp_path, trained, request):
+def test_the_protocols_of_real_stores(kind, tmp_path, whole, request):
     """Through the scripts, as processes: trained on one machine, gone on with on another, sampled on a third."""
     url, environment, make = request.getfixturevalue(kind)
     subprocess.run([sys.executable, "-c", make], env=os.environ | environment, check=True)
@@ -278,7 +296,7 @@ def test_the_protocols_of_real_stores(kind, tmp_path, trained, request):
     assert "from step 0 to 4" in on("1", "--config", "tiny.py", "--run", url, "--train.steps", "4")
     assert "from step 4 to 6" in on("2", "--config", "tiny.py", "--run", url)
     (copy,) = (tmp_path / "2" / "jaxdiff" / "training").iterdir()
-    check_same(copy, trained / "run")
+    check_same(copy, whole)
     on("3", "--run", url, "--num", "4", "--steps", "2", "--out", "a.npz", script="sample.py")
-    on("3", "--run", str(trained / "run"), "--num", "4", "--steps", "2", "--out", "b.npz", script="sample.py")
+    on("3", "--run", str(whole), "--num", "4", "--steps", "2", "--out", "b.npz", script="sample.py")
     assert np.array_equal(np.load(tmp_path / "a.npz")["images"], np.load(tmp_path / "b.npz")["images"])
