@@ -19,6 +19,8 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
     try:
         with open(part, "wb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut might leave the new name with nothing in it
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

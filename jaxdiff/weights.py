@@ -30,12 +30,12 @@ def write_weights(path: Path, params: PyTree, metadata: Mapping[str, Any]) -> No
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "w.safetensors"
-    ...     write_weights(path, {"params": {"w": np.ones(2)}}, {"step": 7})
-    ...     read_weights(path, {"params": {"w": np.zeros(2, np.float32)}}), read_metadata(path)
-    ({'params': {'w': array([1., 1.], dtype=float32)}}, {'step': 7})
+    ...     write_weights(path, {"params": {"w": np.ones(2), "gain": np.ones(())}}, {"step": 7})
+    ...     read_weights(path, {"params": {"w": np.zeros(2, np.float32), "gain": np.float32(0)}}), read_metadata(path)
+    ({'params': {'gain': array(1., dtype=float32), 'w': array([1., 1.], dtype=float32)}}, {'step': 7})
     """
     check_name(path)
-    tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in named(params).items()}
+    tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in named(params).items()}
     words = {name: json.dumps(value) for name, value in metadata.items()}
     try:
         write_atomically(path, lambda file: save_file(tensors, file.name, words))

@@ -107,11 +107,53 @@ def test_what_is_damaged_is_put_aside_and_said_and_the_one_before_it_is_restored
         assert checkpoints.steps() == [1]
         checkpoints.save(state_at(2), KEY, data={"n": 2}, description={})  # trained again: its name is free
     assert "step 2 is damaged" in said[0]
-    assert "going on from 1" in said[0]
     assert (tmp_path / "damaged" / "2").is_dir()
     with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1, 2]
         assert checkpoints.damage(2) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"los'])
+def test_metrics_that_are_cut_cost_one_checkpoint_and_not_the_run(tmp_path, content):
+    """orbax reads those of all steps when it opens the folder."""
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step), KEY, data={}, description={}, metrics={"loss": 1.0})
+    (tmp_path / "c" / "2" / "metrics" / "metrics").write_text(content)
+    with pytest.raises(InputError, match="damaged"), Checkpoints(tmp_path / "c", read_only=True):
+        pass
+    said = []
+    with Checkpoints(tmp_path / "c", say=said.append) as checkpoints:
+        same(checkpoints.restore(jax.eval_shape(lambda: state_at(0)), KEY)[0], state_at(1))
+    assert "step 2 is damaged" in said[0]
+    assert (tmp_path / "damaged" / "2").is_dir()
+    (tmp_path / "c" / "1" / "metrics" / "metrics").write_text(content)
+    with pytest.raises(InputError, match="damaged"), Checkpoints(tmp_path / "c"):
+        pass
+    assert (tmp_path / "c" / "1").is_dir()  # the only one is not moved: the next start would begin afresh
+
+
+def test_a_metric_that_is_no_number_is_not_the_best(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=1, keep_best=1) as checkpoints:
+        for step, loss in enumerate((3.0, 1.0, float("nan"), 2.0, 4.0, 5.0), 1):
+            checkpoints.save(state_at(step), KEY, data={}, description={}, metrics={"loss": loss})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 6]
+
+
+def test_weights_with_a_changed_bit_are_not_sampled(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step, size=64), KEY, data={}, description={})
+    like = jax.eval_shape(lambda: state_at(0, size=64)).params
+    file = max((p for p in (tmp_path / "c" / "2" / "ema").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        with pytest.raises(InputError, match=r"ema/.* has other bytes than were written\)\. There are also 1"):
+            checkpoints.restore_weights(like)
+        same(checkpoints.restore_weights(like, item="params")[1], state_at(2, size=64).params)  # of which all is well
 
 
 def test_if_none_can_be_read_all_are_named_and_nothing_is_moved(tmp_path):

@@ -26,7 +26,11 @@ def trained(config: Config) -> Trained | None:
 
 
 def loss_fn(config: Config, spec: Spec) -> LossFn:
-    """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key."""
+    """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key.
+
+    Raises:
+      InputError: labels to be hidden from a network that has no null label, or what `times_seen` and `measured` refuse.
+    """
     d, alphas = config.diffusion, schedule(config.diffusion)
     draw_times, measure, which = times_seen(d, alphas), measured(d, alphas), trained(config)
     if spec.num_classes is not None and not config.model.null_label and config.train.label_dropout:
@@ -98,7 +102,11 @@ def evaluate_every(config: Config) -> int | None:
 
 
 def steps_per_call(config: Config, *, done: int = 0) -> int:
-    """`train.steps_per_call`; by default up to 10, but 1 on CPU, where gradients of convolutions in a loop are slow."""
+    """`train.steps_per_call`; by default up to 10, but 1 on CPU, where gradients of convolutions in a loop are slow.
+
+    Raises:
+      InputError: it does not divide the steps at which something is to be done.
+    """
     # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
     log = config.log
     others = [number for number in (log.snapshot_every, evaluate_every(config), done) if number]

@@ -26,8 +26,11 @@ def list_(run: str) -> None:
         print(f"{'step':>9}  {'saved':16}  {'MiB':>9}  weights, metrics")
         for step in checkpoints.steps():
             folder = checkpoints.folder / str(step)
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
+            try:
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
+            except FileNotFoundError:  # a training has just deleted it
+                continue
             metrics = "".join(f", {name} {value:.5g}" for name, value in checkpoints.metrics(step).items())
             print(f"{step:9}  {saved}  {size / 2**20:9,.1f}  {' '.join(checkpoints.weights(step))}{metrics}")
 
@@ -45,7 +48,8 @@ def verify(run: str, step: int | None = None) -> None:
         for one in checkpoints.steps() if step is None else [checkpoints.choose(step)]:
             wrong = checkpoints.damage(one) or checkpoints.unreadable(one)
             damaged += bool(wrong)
-            print(f"step {one}: {'; '.join(wrong) or 'whole'}")
+            whole = "whole" if checkpoints.has_sums(one) else "can be read; there are no sums to compare its bytes with"
+            print(f"step {one}: {'; '.join(wrong) or whole}")
     if damaged:
         raise InputError(f"{run}: {damaged} damaged. train.py puts a damaged one aside and goes on from the one before")
 

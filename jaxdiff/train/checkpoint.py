@@ -62,13 +62,11 @@ class Checkpoints:
 
         def worth(metrics: Any) -> float:
             value = metrics.get(best)
-            return -math.inf if value is None else -value
+            return -math.inf if value is None or not math.isfinite(value) else -value
 
-        kept: list[Any] = [managers.LatestN(keep)]
-        if keep_best:
-            kept.append(managers.BestN(get_metric_fn=worth, n=keep_best))
+        best_ones = [managers.BestN(get_metric_fn=worth, n=keep_best)] if keep_best else []
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy(kept),
+            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), *best_ones]),
             best_fn=worth,  # without it the metrics would not be written
             create=not read_only,
             cleanup_tmp_directories=not read_only,  # what a kill during a save left; such a save was never listed
@@ -76,6 +74,7 @@ class Checkpoints:
             todelete_subdir=None if read_only else DELETED,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
         )
+        self._put_aside_without_metrics(read_only)
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
         if not read_only:
             (self.folder / DELETED).mkdir(exist_ok=True)
@@ -153,9 +152,10 @@ class Checkpoints:
     def _tell(self, step: int, saving: "Future[None]") -> None:
         error = saving.exception()
         if error is not None:
+            full = any(word in str(error) for word in ("No space", "quota"))
             self._say(
-                f"the checkpoint of step {step} could NOT be saved ({gist(error)}). "
-                f"Training goes on; the checkpoints before it are kept. Make room in {self.folder}"
+                f"the checkpoint of step {step} could NOT be saved ({gist(error)}). Training goes on; the checkpoints "
+                f"before it are kept. {'Make room in' if full else 'Look at'} {self.folder}"
             )
 
     def wait(self) -> None:
@@ -168,10 +168,10 @@ class Checkpoints:
             return
         (step, saving), self._saving = self._saving, None
         error = saving.exception()
+        if jax.process_count() > 1 and multihost_utils.process_allgather(np.bool_(error is not None)).any():
+            error = error or RuntimeError("another process could not write its part")
         if error is None:
             return
-        if jax.process_count() > 1:  # the others are in the middle of it
-            raise error
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)  # the old one keeps its error
         raise SaveError(f"{self.folder}: the checkpoint of step {step} could not be saved ({gist(error)})") from error
 
@@ -181,6 +181,10 @@ class Checkpoints:
     def damage(self, step: int) -> list[str]:
         """What is wrong with the files of a step; see `integrity.damage`."""
         return integrity.damage(self.folder / str(step))
+
+    def has_sums(self, step: int) -> bool:
+        """Whether the sums of its files are there."""
+        return (self.folder / str(step) / integrity.NAME).is_file()
 
     def weights(self, step: int) -> list[str]:
         """What `restore_weights` finds at a step: "params" and the averages."""
@@ -227,14 +231,14 @@ class Checkpoints:
         wrong: dict[int, str] = {}
         self.choose(None)  # says so if there is none
         for step in reversed(self.steps()):
-            found = self._agreed("; ".join(self.damage(step)))
+            found = self._agreed("; ".join(self.damage(step)) if jax.process_index() == 0 else "")
             if not found:
                 try:
                     restored = self._restore(step, like, key)
                 except InputError as error:
                     found = str(error)
                 else:
-                    self._put_aside(wrong, step)
+                    self._put_aside(wrong)
                     return restored
             wrong[step] = found
         said = "".join(f"\n  step {step}: {what}" for step, what in wrong.items())
@@ -260,15 +264,30 @@ class Checkpoints:
         text = np.frombuffer(found.encode()[:500].ljust(500), np.uint8)
         return bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))).decode(errors="replace").strip()
 
-    def _put_aside(self, wrong: dict[int, str], used: int) -> None:
+    def _put_aside_without_metrics(self, read_only: bool) -> None:
+        """orbax reads the metrics of all steps when it opens a folder, and fails at one file that is cut."""
+        steps = saved_steps(self.folder) if jax.process_index() == 0 else []
+        found = {step: integrity.unreadable(self.folder / str(step) / "metrics" / "metrics") for step in steps}
+        wrong = {step: what for step, what in found.items() if what}
+        if wrong and (read_only or len(wrong) == len(steps)):
+            raise InputError(f"{self.folder}: damaged: {wrong}. train.py goes on from the newest that is not")
         for step, what in wrong.items():
-            aside = self.folder.parent / "damaged" / str(step)
-            self._say(f"the checkpoint of step {step} is damaged ({what}); it is now in {aside}, going on from {used}")
-            if jax.process_index() == 0:
-                aside.parent.mkdir(exist_ok=True)
-                while aside.exists():
-                    aside = aside.with_name(aside.name + "_")
-                (self.folder / str(step)).rename(aside)
+            self._move_aside(step, what)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("the metrics of the checkpoints can be read")
+
+    def _move_aside(self, step: int, what: str) -> None:
+        aside = self.folder.parent / "damaged" / str(step)
+        while aside.exists():
+            aside = aside.with_name(aside.name + "_")
+        self._say(f"the checkpoint of step {step} is damaged ({what}); it is now in {aside}")
+        if jax.process_index() == 0:
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+
+    def _put_aside(self, wrong: dict[int, str]) -> None:
+        for step, what in wrong.items():
+            self._move_aside(step, what)
         if wrong:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are put aside")
@@ -281,21 +300,21 @@ class Checkpoints:
           InputError: no checkpoint, or none of that step; names those there are.
         """
         step = self.choose(step)
+        wrong = integrity.damage(self.folder / str(step), below=f"{item}/")
+        if wrong:
+            raise self._unreadable(step, "; ".join(wrong))
         return step, self._read(step, **{item: ocp.args.StandardRestore(abstract(like))})[item]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax, tensorstore and json raise many kinds on damaged files
-            others = [s for s in self.steps() if s != step]
-            raise InputError(
-                f"{self.folder / str(step)}: this checkpoint cannot be read ({gist(error)}). "
-                + (
-                    f"There are also {', '.join(map(str, others))}"
-                    if others
-                    else "There is no other; start a new --run"
-                )
-            ) from error
+            raise self._unreadable(step, gist(error)) from error
+
+    def _unreadable(self, step: int, what: str) -> InputError:
+        others = ", ".join(str(s) for s in self.steps() if s != step)
+        mend = f"There are also {others}" if others else "There is no other; start a new --run"
+        return InputError(f"{self.folder / str(step)}: this checkpoint cannot be read ({what}). {mend}")
 
     def choose(self, step: int | None) -> int:
         """That step, or for None the latest; `InputError` if there is none, naming those there are."""

@@ -36,12 +36,11 @@ def ema_decay_at(step: Array, *, decay: float) -> Array:
     >>> [round(float(ema_decay_at(jnp.int32(k), decay=0.999)), 3) for k in (0, 90, 10**6)]
     [0.1, 0.91, 0.999]
     """
-    step = step.astype(jnp.float32)
-    return jnp.minimum(decay, (1 + step) / (10 + step))
+    return 1 - exponential(decay)(step)
 
 
 def exponential(decay: float) -> Share:
-    """The average of `ema_decay_at`.
+    """The average of `ema_decay_at`: `max(1 - decay, 9 / (10 + step))`.
 
     Args:
       decay: in [0, 1), reached after a warm-up.
@@ -49,7 +48,7 @@ def exponential(decay: float) -> Share:
     >>> round(float(exponential(0.999)(jnp.int32(90))), 3)
     0.09
     """
-    return lambda step: 1 - ema_decay_at(step, decay=decay)
+    return lambda step: jnp.maximum(1 - decay, 9 / (10 + step.astype(jnp.float32)))  # 1 - decay in double precision
 
 
 def power(sigma_rel: float) -> Share:
@@ -57,6 +56,9 @@ def power(sigma_rel: float) -> Share:
 
     Args:
       sigma_rel: its length as a share of the training so far, 0 < sigma_rel < `LONGEST`.
+
+    Raises:
+      InputError: another length.
 
     >>> [round(float(power(0.1)(jnp.int32(k))), 3) for k in (0, 9, 99)]
     [1.0, 0.567, 0.077]
@@ -217,6 +219,9 @@ def reconstruct(snapshots: Sequence[tuple[float, int, PyTree]], *, sigma_rel: fl
         `weighted_sum`.
       sigma_rel: the length that is wanted; how well it is met, `fit` says.
       step: one of the snapshots'.
+
+    Raises:
+      InputError: no snapshot of that step, or a length that no average has.
 
     >>> stored = [(0.05, 100, {"w": np.float32([1.0])}), (0.1, 100, {"w": np.float32([2.0])})]
     >>> reconstruct(stored, sigma_rel=0.05, step=100)

@@ -19,8 +19,12 @@ def write_sums_of_step(folder: Path, step: int) -> None:
         write_sums(path)
 
 
-def damage(folder: Path) -> list[str]:
+def damage(folder: Path, *, below: str = "") -> list[str]:
     """What is wrong with a folder's files, by the sums in it; nothing if they are as written, or if there are no sums.
+
+    Args:
+      folder: with the sums in it.
+      below: look only at the files whose names in it begin so.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -38,6 +42,8 @@ def damage(folder: Path) -> list[str]:
         return [f"{NAME} cannot be read ({error})"]
     wrong = []
     for name, (size, crc) in sums.items():
+        if not name.startswith(below):
+            continue
         path = folder / name
         try:
             found = path.stat().st_size
@@ -50,6 +56,21 @@ def damage(folder: Path) -> list[str]:
         except OSError as error:
             wrong.append(f"{name} cannot be read ({error})")
     return wrong
+
+
+def unreadable(path: Path) -> str:
+    """What is wrong with a JSON file; nothing if it can be read, or is not there.
+
+    >>> unreadable(Path("none"))
+    ''
+    """
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        return f"{path.name} cannot be read ({error})"
+    return ""
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

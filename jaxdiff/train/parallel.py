@@ -238,6 +238,9 @@ def per_device(batch_size: int, *, devices: int, parts: int = 1) -> int:
 def shard(batches: Sequence[HostBatch], *, devices: int) -> dict[str, np.ndarray]:
     """K host batches `[B, ...]` as arrays `[K, devices, B / devices, ...]`.
 
+    Raises:
+      InputError: the devices do not divide B.
+
     >>> shard([{"image": np.zeros((8, 4, 4, 1))}] * 3, devices=2)["image"].shape
     (3, 2, 4, 4, 4, 1)
     """

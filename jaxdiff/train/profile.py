@@ -1,5 +1,6 @@
 """A trace of a few training steps: what the devices and the host did, microsecond by microsecond."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,10 @@ def profiled(run_steps: RunSteps, folder: Path, *, skip: int = 3, calls: int = 3
         nonlocal tracing
         if tracing:
             tracing = False
-            jax.profiler.stop_trace()
+            try:
+                jax.profiler.stop_trace()
+            except Exception as error:  # a full disk: XLA's own kind
+                warnings.warn(f"the trace was not written to {folder}: {error}", stacklevel=2)
 
     try:
         yield run

@@ -1,7 +1,9 @@
 """Snapshots: averages of the parameters at many steps of a run, all kept, for `ema.fit` to make any other from."""
 
+import shutil
 from pathlib import Path
 
+import jax
 import orbax.checkpoint as ocp
 
 from jaxdiff.train import integrity
@@ -51,7 +53,7 @@ class Snapshots:
         """Start saving; returns as soon as the arrays are copied. Saving a step again does nothing: a run that was
         killed and goes on from before it comes to the same averages."""
         if step not in self._manager.all_steps():
-            self._manager.wait_until_finished()  # the one before: its sums are written under its own step
+            self.wait()  # for the one before: its sums are written under its own step
             self._step = step
             items = {name: ocp.args.StandardSave(tree) for name, tree in averages.items()}
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -60,8 +62,14 @@ class Snapshots:
         integrity.write_sums_of_step(self.folder, self._step)
 
     def wait(self) -> None:
-        """Until the save under way is on disk."""
-        self._manager.wait_until_finished()
+        """Until the save under way is on disk; one that failed leaves nothing there."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception:
+            if jax.process_index() == 0:
+                for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            raise
 
     def restore(self, like: PyTree, *, name: str, step: int) -> PyTree:
         """One of the averages of a step, on every local device; `like` gives the shapes.
