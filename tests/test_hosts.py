@@ -143,19 +143,21 @@ def test_what_is_wrong_with_one_is_said_by_it_and_the_other_does_not_hang(folder
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("own", "message"),
+    ("own", "messages"),
     [
-        (((), ("--seed", "1")), "not started alike:\n  config: "),
-        ((("--run", "a"), ("--run", "b")), "not started alike:\n  run.json in --run: "),
+        (((), ("--optim.learning-rate", "0.125")), ("not started alike:\n  config.optim: ", "0.125")),
+        ((("--run", "a"), ("--run", "b")), ("not started alike:\n  run.json in --run: ", "missing")),
     ],
 )
-def test_processes_that_were_not_started_alike_say_so_and_end(folder, own, message):
+def test_processes_that_were_not_started_alike_say_so_and_end(folder, own, messages):
     both = begin(folder, own=own)
-    found = [ended(process, within=200) for process in both]
-    for code, _, err in found:
+    said = ""
+    for code, _, err in [ended(process, within=200) for process in both]:
         assert code == 2
-        assert message in err
+        assert messages[0] in err
         assert "Traceback" not in err
+        said += err
+    assert messages[1] in said
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 from jaxdiff.typing import InputError
 
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead, and the others are ended
+VISIBLE = 20  # seconds for a file to be seen on the other hosts; those that wait for the answer do so for 30
 STARTED_MANY = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes a launcher has started
 
 LAST_WORDS = """
@@ -57,8 +60,10 @@ def join(args: Sequence[str], environment: Mapping[str, str] = os.environ) -> No
             )
         if count > 1:
             _initialize(address, count, mine)
-    elif _started_many(environment) or _on_tpu(environment):
+    elif _started_many(environment):
         _initialize()
+    elif _on_tpu(environment):
+        _initialize(or_alone=True)  # one machine with a TPU, or with its library alone, is no cluster
 
 
 def _flag(args: Sequence[str], flag: str) -> str | None:
@@ -77,12 +82,16 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
     return importlib.util.find_spec("libtpu") is not None and environment.get("JAX_PLATFORMS", "tpu") != "cpu"
 
 
-def _initialize(address: str | None = None, count: int | None = None, mine: int | None = None) -> None:
+def _initialize(
+    address: str | None = None, count: int | None = None, mine: int | None = None, *, or_alone: bool = False
+) -> None:
     # It would take SIGTERM for itself, which until training begins would then end nothing.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, count, mine, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
+        if or_alone and isinstance(error, ValueError):  # nothing says who the others are
+            return
         raise InputError(f"the processes of this run could not find each other: {error}") from error
     if jax.process_count() > 1:
         _leave_last_words()
@@ -135,6 +144,14 @@ def as_first(answer: bool) -> bool:
     return answer if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
 
 
+def sees(path: Path) -> bool:
+    """Whether a file is there that process 0 has just written; network file systems may take their time."""
+    until = time.monotonic() + (0 if first() else VISIBLE)
+    while not path.is_file() and time.monotonic() < until:
+        time.sleep(0.5)
+    return path.is_file()
+
+
 def agree(facts: Mapping[str, Any]) -> None:
     """Raise `InputError`, in all processes, unless each has the same of all of them, by `repr`."""
     if jax.process_count() == 1:
@@ -143,7 +160,7 @@ def agree(facts: Mapping[str, Any]) -> None:
     everyones = multihost_utils.process_allgather(sums)
     different = [name for name, theirs in zip(facts, everyones.T) if len(set(theirs.tolist())) > 1]
     if different:
-        here = "".join(f"\n  {name}: {str(facts[name])[:100]}, in process {jax.process_index()}" for name in different)
+        here = "".join(f"\n  {name}: {str(facts[name])[:400]}, in process {jax.process_index()}" for name in different)
         raise InputError(
             f"the processes of this run were not started alike:{here}\n"
             "Give all the same command, with files and a --run that all hosts share."

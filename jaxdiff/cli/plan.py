@@ -79,7 +79,7 @@ def print_plan(job: Job) -> None:
     key = parallel.place(jax.random.key(0))
     memory = None
     if not hosts.many() or parallel.mesh is not None:  # pmap over many hosts wants the arrays themselves
-        memory = parallel.run.lower(state, parallel.feed(zeros(job)), key).compile().memory_analysis()
+        memory = parallel.run.lower(state, parallel.feed(zeros(job, per_call)), key).compile().memory_analysis()
     for name, value in configs.flatten(configs.to_dict(config)).items():
         print(f"{name:30} {value}")
     print(f"{'run directory':30} {job.place.name}")
@@ -108,10 +108,10 @@ def parameters(job: Job) -> str:
     return f"{sum(leaf.size for leaf in leaves):,}, of which {trained:,} are trained"
 
 
-def zeros(job: Job) -> list[dict[str, np.ndarray]]:
+def zeros(job: Job, steps_per_call: int) -> list[dict[str, np.ndarray]]:
     """The host batches of a call, without what is in them."""
     size = job.config.train.batch_size // jax.process_count()
     batch = {"image": np.zeros((size, *job.spec.image_shape), np.uint8)}
     if job.spec.num_classes is not None:
         batch["label"] = np.zeros(size, np.int32)
-    return [batch] * build.steps_per_call(job.config, done=job.saved)
+    return [batch] * steps_per_call

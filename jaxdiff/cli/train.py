@@ -123,6 +123,7 @@ def _pull(where: remote.Place) -> None:
     if isinstance(where, remote.Remote):
         if hosts.many():
             raise InputError(f"--run {where.name}: of a run of many processes, expected a folder that all hosts share")
+        where.check()
         runs.make_folder(where.folder)
         with runs.alone(where.folder):
             where.pull()
@@ -147,7 +148,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     if hosts.first():
         warn_of_signal(schedule)
     saved = runs.check_run(folder, config, command.resume)
-    hosts.agree({"the last checkpoint in --run": saved})
+    hosts.agree({"the last checkpoint in --run": saved, "--train.steps": config.train.steps})
     build.steps_per_call(config, done=saved)
     finished = saved >= config.train.steps and hosts.as_first(training.has_pictures(config, folder, saved))
     if finished and not command.dry_run:
