@@ -1,10 +1,11 @@
-"""Where images come from, measured: the start of a large folder, reading records, preparing a folder, and what the
-pipeline feeds to the devices.
+"""Where images come from, measured: the start of a large folder, reading records, preparing a folder, what the
+pipeline feeds to the devices, and for what share of their steps the shipped configs wait for it.
 
 python benchmarks/data.py --pipeline images.npz
 python benchmarks/data.py --folder 100000
 python benchmarks/data.py --records images.npz
 python benchmarks/data.py --prepare 20000 --workers 2
+python benchmarks/data.py --waits images.npz [--configs digits cifar10_ddpm] [--steps 40] [--batch-size 8]
 """
 
 import argparse
@@ -22,9 +23,18 @@ import numpy as np
 from array_record.python import array_record_module
 from PIL import Image
 
+from jaxdiff.config import load
 from jaxdiff.data import array_file, batches, image_folder, prepare, record_folder
 from jaxdiff.data.records import READER, WRITER
+from jaxdiff.report import read_metrics
 from jaxdiff.train import Feed, pmapped
+
+SHAPES = {
+    "mnist": (28, 1),
+    "32": (32, 3),
+    "cifar10": (32, 3),
+    "64": (64, 3),
+}  # size, channels, by what is in a config's name
 
 
 def png(image: np.ndarray) -> bytes:
@@ -143,6 +153,31 @@ def prepared(count: int, workers: int) -> None:
             shutil.rmtree(out)
 
 
+def waits(images: str, names: list[str], steps: int, batch_size: int | None) -> None:
+    """train.py with each config: on its own data if they need no download, else on these images at its resolution."""
+    root = Path(__file__).parents[1]
+    for config in [root / "configs" / f"{name}.py" for name in names] or sorted((root / "configs").glob("*.py")):
+        own = load(config)
+        batch = batch_size or own.train.batch_size
+        flags = f"--train.steps {2 * steps} --log.every {steps} --train.batch-size {batch} --log.samples 1"
+        flags += f" --sample.steps 1 --log.checkpoint-every {2 * steps} --log.samples-every {2 * steps}"
+        if own.data.name.startswith("tfds:"):
+            size, channels = next(shape for part, shape in SHAPES.items() if part in config.stem)
+            flags += f" --data.name {Path(images).absolute()} --data.size {size} --data.channels {channels}"
+        with tempfile.TemporaryDirectory() as run:
+            command = [sys.executable, str(root / "train.py"), "--config", str(config), "--run", f"{run}/run"]
+            done = subprocess.run([*command, *flags.split()], capture_output=True, text=True)
+            if done.returncode:
+                print(f"{config.stem}: {done.stderr.strip().splitlines()[-1]}")
+                continue
+            last = read_metrics(Path(run) / "run" / "metrics.jsonl")[-1]
+        speed, share = last["images_per_second"], last["data_wait"]
+        print(
+            f"{config.stem}: batch {batch}, {speed:,.0f} img/s, waits for data {100 * share:.2f} % of the time",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=int, metavar="FILES", help="start of a folder of that many PNGs")
@@ -150,6 +185,10 @@ def main() -> None:
     parser.add_argument("--records", metavar="NPZ", help="raw against PNG records of its images")
     parser.add_argument("--prepare", type=int, metavar="FILES", help="jaxdiff data prepare of that many PNGs")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--waits", metavar="NPZ", help="train.py with the shipped configs, on its images")
+    parser.add_argument("--configs", nargs="*", default=[], help="of these alone")
+    parser.add_argument("--steps", type=int, default=40, help="that are measured, after as many others")
+    parser.add_argument("--batch-size", type=int, help="default: the config's")
     options = parser.parse_args()
     if options.folder:
         folder(options.folder)
@@ -159,6 +198,8 @@ def main() -> None:
         records(options.records)
     if options.prepare:
         prepared(options.prepare, options.workers)
+    if options.waits:
+        waits(options.waits, options.configs, options.steps, options.batch_size)
 
 
 if __name__ == "__main__":

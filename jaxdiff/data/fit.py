@@ -151,12 +151,15 @@ class Fit:
         channels = self.shape[2]
         image = fit(picture, size=self.size, channels=channels)
         if channels == 1 and self.as_found and has_colour(picture):
-            raise InputError(f"{name}: has colours, but the first image is grey. Give --data.channels 1 or 3")
+            raise InputError(
+                f"{name}: has colours, but the first image is grey. Give --data.channels 1 or 3 "
+                "(jaxdiff data: --channels)"
+            )
         if image.shape != self.shape:
             there, here = (f"{shape[1]}x{shape[0]}" for shape in (self.shape, image.shape))
             raise InputError(
-                f"{name}: is {here} pixels, the first image is {there}. Give --data.size N: the middle square of "
-                "every image is then resized to N x N"
+                f"{name}: is {here} pixels, the first image is {there}. Give --data.size N (jaxdiff data: --size): the "
+                "middle square of every image is then resized to N x N"
             )
         return image
 

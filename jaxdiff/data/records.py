@@ -1,9 +1,9 @@
 """Image sets as ArrayRecord shards, which `jaxdiff data prepare` writes: decoded and resized once, then only read.
 
 A folder has `index.json` and its shards. A record is a label, int32 little-endian (-1: none), then the raw pixels,
-uint8 `[H, W, C]`. Raw and not PNG: on one core 160,000 records of 32x32x3 are read per second against 14,000
-(128x128x3: 35,000 against 1,700), for 1.2 (2.3) times the bytes; zstd saves 6 % (13 %) of them and takes a quarter
-(a third) of the speed (benchmarks/data.py --records).
+uint8 `[H, W, C]`. Raw and not PNG: on one core 182,000 records of 32x32x3 are read per second against 14,000
+(128x128x3: 36,000 against 2,100), for 1.2 (2.3) times the bytes; zstd saves 6 % (13 %) of them and takes a quarter
+(a half) of the speed (benchmarks/data.py --records).
 """
 
 import hashlib

@@ -66,7 +66,11 @@ class ArraySource:
         if images.ndim == 3:
             images = images[..., None]
         if images.ndim != 4 or images.shape[-1] not in (1, 2, 3, 4):
-            raise InputError(f"{self.name}: expected images [N, H, W] or [N, H, W, C], got shape {self.images.shape}")
+            first = images.ndim == 4 and images.shape[1] in (1, 3)
+            hint = ". Move the channels last: x.transpose(0, 2, 3, 1)" if first else ""
+            raise InputError(
+                f"{self.name}: expected images [N, H, W] or [N, H, W, C], got shape {self.images.shape}{hint}"
+            )
         if images.size == 0:
             raise InputError(f"{self.name}: there is no image in it, its shape is {self.images.shape}")
         object.__setattr__(self, "images", images)
