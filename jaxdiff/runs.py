@@ -174,7 +174,11 @@ def check_run(folder: Path, config: Config, resume: str) -> int:
 
 
 def check_data(folder: Path, description: dict[str, Any]) -> None:
-    """Other data under the same name would resume at a place that means something else."""
+    """Other data under the same name would resume at a place that means something else.
+
+    Raises:
+      InputError: the data, or the weights that the run was started from, are not those of `run.json`.
+    """
     with _reading(folder) as before:
         if before.get("init") != description["init"]:
             raise InputError(f"run directory {folder}: --init has other weights than those it was started from")
@@ -203,14 +207,17 @@ def alone(folder: Path) -> Iterator[None]:
     `nolock` or `local_lock=flock`. Where there are no locks, nothing is kept out.
 
     Raises:
-      InputError: another process has it.
+      InputError: another process has it, or it is another user's.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with open(folder / ".lock", "a+") as file:  # never removed: a third process could lock it before it is gone
+    lock = folder / ".lock"
+    if lock.exists() and not os.access(lock, os.W_OK):
+        raise InputError(f"run directory {folder}: {lock} cannot be written, it is another user's; give another --run")
+    with open(lock, "a+") as file:  # never removed: a third process could lock it before it is gone
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

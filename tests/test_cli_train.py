@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from jaxdiff.cli import flags, sample_main, train_main
+from jaxdiff.cli import flags, sample_main, train_main, training
+from jaxdiff.data import Subset
 from jaxdiff.report import read_metrics
+from jaxdiff.train.checkpoint import saved_steps
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -246,6 +250,28 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(here
     assert "The checkpoint of step 2 is kept" in message
     assert "--optim.learning-rate" in message
     assert {p: p.read_bytes() for p in (here / "runs/tiny/checkpoints").rglob("*") if p.is_file()} == before
+
+
+def test_stopped_before_the_first_step_nothing_is_saved(here, capsys, monkeypatch):
+    """A checkpoint of step 0 would count as none, and yet be there to be gone on from, by a run of another seed."""
+    stopped = threading.Event()
+    stopped.set()
+    monkeypatch.setattr(training, "_stop_signal", lambda: nullcontext(stopped))
+    train_main(["--config", "tiny.py", "--run", "run"])
+    assert "run: stopped before the first step; the same command starts again" in capsys.readouterr().out
+    assert saved_steps(Path("run/checkpoints").absolute()) == []
+
+
+def test_images_held_out_that_cannot_be_read_are_no_reason_to_end(here, capsys, monkeypatch):
+    def gather(self, index, before=Subset.gather):
+        if len(self) == 10:
+            raise OSError(5, "Input/output error")
+        return before(self, index)
+
+    monkeypatch.setattr(Subset, "gather", gather)
+    train_main(["--config", "tiny.py", "--run", "run", "--data.holdout", "10"])
+    assert "no evaluation at step 2: [Errno 5] Input/output error" in capsys.readouterr().err
+    assert saved_steps(Path("run/checkpoints").absolute()) == [4, 6]
 
 
 def test_bf16_remat_adamw_cosine_and_a_continuous_schedule_train(here):

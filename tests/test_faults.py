@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import start
+from processes import start, start_many, wait_for
 
 from jaxdiff.data import digits
 from jaxdiff.report import read_metrics
+from jaxdiff.train import integrity
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import kill
@@ -170,6 +171,35 @@ def at(step):
     check_same(small_disk / "run", whole)  # with every line of metrics.jsonl
 
 
+def test_of_two_processes_too(tmp_path, small_disk):
+    prepare(
+        tmp_path,
+        FULL
+        + """
+def at(step):
+    if sys.argv[-1] != "0":
+        return
+    if step == 10:
+        until(lambda: not list((disk / "run/checkpoints").glob("*tmp*")))
+        fill()
+    if step == 18:
+        until(lambda: any("step 16 could NOT" in message for message in said))
+        (disk / "filler").unlink()
+""",
+    )
+    both = start_many(tmp_path, "--config", "config.py", "--run", "disk/run", "--log.samples-every", "32")
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-3000:]
+        for step in (12, 16):
+            assert f"the checkpoint of step {step} could NOT be saved" in err
+        assert "Traceback" not in err
+    run = small_disk / "run"
+    assert kill.listed(run)[-3:] == [24, 28, 32]
+    assert [wrong for step in (24, 28, 32) for wrong in integrity.damage(run / "checkpoints" / str(step))] == []
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, STEPS + 1))
+
+
 def test_a_disk_that_stays_full_ends_in_one_message_and_the_last_checkpoint_is_good(tmp_path, small_disk, whole):
     prepare(
         tmp_path,
@@ -222,6 +252,21 @@ def test_sigterm_amid_a_save_leaves_in_order(tmp_path, whole):
     assert kill.unsound(tmp_path / "run") == []
     assert f"from step {step} to" in train(tmp_path)
     check_same(tmp_path / "run", whole)
+
+
+def test_nobody_who_reads_what_it_says_is_no_fault(tmp_path, whole):
+    """As of `train.py 2>&1 | tee log`, whose tee dies first at Ctrl-C."""
+    prepare(tmp_path)
+    process = start(tmp_path, "--config", "config.py", "--run", "run", "--train.steps", "2000")
+    wait_for(tmp_path / "run", 3, [process])
+    process.stdout.close()
+    process.stderr.close()
+    done = len(read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    wait_for(tmp_path / "run", done + 20, [process])
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=120)
+    assert kill.listed(tmp_path / "run")[-1] == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    assert kill.unsound(tmp_path / "run") == []
 
 
 def test_a_second_signal_ends_at_once_and_the_run_can_go_on(tmp_path, whole):

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,12 @@ Words = Annotated[tuple[tuple[str, str], ...], tyro.conf.arg(metavar="[NAME VALU
 
 OWN_FAULTS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # of JAX's runtime: not another process's
 LOST = ("by peer", "Gloo", "NCCL", "oordination service")  # in what is raised, whoever wraps it, when another one dies
+
+
+def tell(text: str, *, error: bool = False) -> None:
+    """Print, if there is still somebody to read: a pipe that is closed, or a log on a full disk, ends no training."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def use_compilation_cache() -> None:
@@ -121,7 +128,7 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
 
 
 def _end(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    tell(message, error=True)
     if hosts.many():
         hosts.leave(code)
     sys.exit(code)

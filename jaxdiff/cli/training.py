@@ -4,10 +4,9 @@ import dataclasses
 import os
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from jaxdiff import build, runs, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli import hosts, plan
+from jaxdiff.cli.common import tell
 from jaxdiff.cli.plan import Job
 from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
@@ -27,7 +27,7 @@ from jaxdiff.data.workers import InProcesses
 from jaxdiff.remote import Place
 from jaxdiff.report import Report, plot_loss
 from jaxdiff.train import DataError, NonFiniteLossError, TrainState, evaluate, fit
-from jaxdiff.train.checkpoint import Checkpoints
+from jaxdiff.train.checkpoint import Checkpoints, SaveError
 from jaxdiff.train.feed import Feed
 from jaxdiff.train.loop import Every
 from jaxdiff.train.profile import profiled
@@ -35,8 +35,16 @@ from jaxdiff.typing import Array, InputError
 
 
 def run(job: Job, *, command: str) -> None:
-    """Train, or go on; `command` is what goes on once more."""
-    facts = job.description | {"--parallel and --shards": job.parallel.mesh}
+    """Train, or go on; `command` is what goes on once more.
+
+    Raises:
+      InputError: processes that were not started alike, a folder that another training has, data that cannot be read.
+      NonFiniteLossError: too many updates in a row were not finite.
+      SaveError: the last checkpoint could not be written.
+    """
+    facts = {f"config.{name}": section for name, section in job.description["config"].items()}
+    facts |= {name: value for name, value in job.description.items() if name != "config"}
+    facts["--parallel and --shards"] = job.parallel.mesh
     hosts.agree(facts)  # and all have checked all
     if hosts.first():
         runs.make_folder(job.folder)
@@ -84,8 +92,9 @@ def _run(job: Job, *, command: str) -> None:
     config, folder, parallel = job.config, job.folder, job.parallel
     if hosts.first() and not job.saved:  # before anything else: by it the folder is known as a run's
         runs.write_description(folder, job.description)
+        (folder / "wandb_id").unlink(missing_ok=True)  # of one that came to no checkpoint
     hosts.meet("the folder is made")
-    hosts.agree({"run.json in --run": "seen" if (folder / "run.json").is_file() else "missing"})
+    hosts.agree({"run.json in --run": "seen" if hosts.sees(folder / "run.json") else "missing"})
     with Checkpoints(
         folder / "checkpoints",
         keep=config.log.keep,
@@ -106,15 +115,15 @@ def _run(job: Job, *, command: str) -> None:
             _stop_signal() as stopped,
             _report(job, begun) as report,
             Feed(begun.batches, parallel.feed, steps_per_call=per_call) as feed,
-            snapshots_of(folder, config, parallel.to_global) as snapshots,
+            snapshots_of(folder, config, parallel.to_global, done=begun.step) as snapshots,
             profiled(parallel.run, folder / "profile") if job.profile else nullcontext(parallel.run) as run_steps,
         ):
             if hosts.many():  # then the first of their exchanges, for which gloo waits 30 seconds, come together
-                parallel.run.lower(begun.state, parallel.feed(plan.zeros(job)), begun.key).compile()
+                parallel.run.lower(begun.state, parallel.feed(plan.zeros(job, per_call)), begun.key).compile()
                 hosts.meet("the step is compiled")
             pictures, evaluated = _pictures(job), {}
 
-            def tell(step: int, values: dict[str, float]) -> None:
+            def tell_evaluated(step: int, values: dict[str, float]) -> None:
                 evaluated[step] = values
                 report.scalars(step, values)
 
@@ -129,21 +138,23 @@ def _run(job: Job, *, command: str) -> None:
                 try:
                     image = pictures(state.ema["ema"], job.keys().pictures)
                 except InputError as error:  # what the pictures are like must not end the training
-                    _say(f"no pictures at step {step}: {error}")
-                    return
+                    return _say(f"no pictures at step {step}: {error}")
                 if hosts.first():
                     with _going_on(f"the picture of step {step}"):
                         write_png(_picture(folder, step), image)
                     report.picture("samples", image, step)
 
             def end_early(state: TrainState) -> str:
-                save(state, int(state.step))
+                step = int(state.step)
+                if not step:  # there is nothing yet that would be worth going on from
+                    return f"before the first step; the same command starts again:\n  {command}"
+                save(state, step)
                 checkpoints.wait()
-                return f"saved at step {int(state.step)}; the same command continues:\n  {command}"
+                return f"and saved at step {step}; the same command continues:\n  {command}"
 
             callbacks = [
                 *snapshots.callbacks,
-                *_evaluating(job, tell),
+                *_evaluating(job, tell_evaluated),
                 Every(config.log.checkpoint_every, save),
                 Every(config.log.samples_every, show),
             ]
@@ -162,10 +173,13 @@ def _run(job: Job, *, command: str) -> None:
                 ) from None
             except DataError as error:
                 # Of many hosts only this one knows, and a checkpoint is made by all.
-                kept_at = "" if hosts.many() else f" {folder}: {end_early(error.state)}"
+                try:
+                    kept_at = "" if hosts.many() else f" {folder}: stopped {end_early(error.state)}"
+                except SaveError as full:
+                    kept_at = f" And {full}"
                 raise InputError(f"{error}: {error.__cause__}.{kept_at}") from error
             if int(state.step) < config.train.steps:
-                _tell(f"\n{folder}: stopped and {end_early(state)}")
+                _tell(f"\n{job.place.name}: stopped {end_early(state)}")
                 return
             checkpoints.wait()
             # Killed between its last checkpoint and last picture? All must say the same: it is made by all.
@@ -176,7 +190,7 @@ def _run(job: Job, *, command: str) -> None:
             plot_loss(folder)
         trace = f", xprof --logdir {folder / 'profile'}" if job.profile else ""
         _tell(
-            f"{folder}: done. Checkpoints, {folder / 'samples'}, {folder / 'loss.png'}, "
+            f"{job.place.name}: done. Checkpoints, {folder / 'samples'}, {folder / 'loss.png'}, "
             f"tensorboard --logdir {folder / 'tensorboard'}{trace}\n"
             f"Sample it: {sample_hint(job.place, job.spec)}"
         )
@@ -246,12 +260,12 @@ def _picture(folder: Path, step: int) -> Path:
 
 def _tell(message: str) -> None:
     if hosts.first():
-        print(message, flush=True)
+        tell(message)
 
 
 def _say(message: str) -> None:
     where = f" (process {jax.process_index()})" if hosts.many() else ""
-    print(f"\nwarning{where}: {message}", file=sys.stderr, flush=True)
+    tell(f"\nwarning{where}: {message}", error=True)
 
 
 @contextmanager
@@ -272,7 +286,8 @@ def _stop_signal() -> Iterator[threading.Event]:
         if stopped.is_set():
             os._exit(128 + number)
         stopped.set()
-        print("\nstopping after this step (once more: at once)", file=sys.stderr)
+        with suppress(OSError):  # not print: it may have been interrupted, and cannot be entered twice
+            os.write(2, b"\nstopping after this step (once more: at once)\n")
 
     if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
         yield stopped
@@ -307,9 +322,21 @@ def _pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
 
 
 def _evaluating(job: Job, tell: Callable[[int, dict[str, float]], None]) -> list[Every]:
-    """Every host evaluates its share."""
+    """Every host evaluates its share. One image that cannot be read is no reason to end, where all can go on alike."""
     mesh = job.parallel.mesh
-    return build.evaluating(
+
+    def trying(evaluation: Every) -> Every:
+        def call(state: TrainState, step: int) -> None:
+            try:
+                evaluation.call(state, step)
+            except (InputError, OSError) as error:
+                if hosts.many():
+                    raise
+                _say(f"no evaluation at step {step}: {error}")
+
+        return Every(evaluation.every, call)
+
+    found = build.evaluating(
         job.config,
         job.spec,
         job.held_out,
@@ -320,3 +347,4 @@ def _evaluating(job: Job, tell: Callable[[int, dict[str, float]], None]) -> list
         processes=jax.process_count(),
         total=evaluate.over_processes,
     )
+    return [trying(evaluation) for evaluation in found]

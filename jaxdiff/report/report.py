@@ -5,7 +5,7 @@ import resource
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ class Report:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        with _unheard():
+            self._bar.close()
         for writer in self._writers:
             with self._going_on(writer):
                 writer.close()
@@ -92,7 +93,8 @@ class Report:
                 if name in values:
                     window[name].append(values[name])
         else:
-            self._bar.unpause()  # compilation, or a picture: not part of the time left
+            with _unheard():
+                self._bar.unpause()  # compilation, or a picture: not part of the time left
         if "skipped" in values:
             window["skipped"].append(values["skipped"])
         if not values.get("skipped"):
@@ -101,8 +103,9 @@ class Report:
                     window[name].append(value)
             self._loss = values["loss"]
         rate = f", {self._batch_size / np.mean(window['seconds']):,.0f} img/s" if window["seconds"] else ""
-        self._bar.set_postfix_str(f"loss {self._loss:.4f}{rate}", refresh=False)
-        self._bar.update()
+        with _unheard():
+            self._bar.set_postfix_str(f"loss {self._loss:.4f}{rate}", refresh=False)
+            self._bar.update()
         if step % self._every == 0 or step == self._steps:
             self.scalars(step, self._line(step))
             window.clear()
@@ -151,10 +154,16 @@ class Report:
             yield
         except Exception as error:  # of a full disk, or of wandb: it must not end the training
             if name not in self._failed:
-                self._bar.write(f"warning: {name}: {error!r}; training goes on without", file=sys.stderr)
+                with _unheard():
+                    self._bar.write(f"warning: {name}: {error!r}; training goes on without", file=sys.stderr)
             self._failed.add(name)
         else:
             self._failed.discard(name)
+
+
+def _unheard() -> suppress:
+    """A terminal or a pipe that is gone, or a log file on a full disk, must not end the training."""
+    return suppress(OSError, ValueError)
 
 
 def memory() -> dict[str, float]:
