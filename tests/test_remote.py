@@ -136,15 +136,17 @@ def test_what_is_cut_while_it_is_sent_does_not_count(tmp_path, bucket, another_m
 
 @pytest.mark.slow
 def test_what_could_not_be_sent_is_kept_and_sent_later(tmp_path, bucket, monkeypatch, trained, capsys):
+    """By the same command, which has nothing else to do; and the logs, which went there before, are whole too."""
     monkeypatch.setattr(MemoryFileSystem, "put_file", lambda *args, **kwargs: 1 / 0)
-    train(tmp_path, "--train.steps", "4", code=2)
-    assert "finished.json" not in str(bucket.find("/bucket"))
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine 1"))
+    train(tmp_path, code=2)
+    assert not bucket.exists("/bucket/run/finished.json")
+    monkeypatch.setattr(MemoryFileSystem, "put_file", MemoryFileSystem.__base__.put_file)
     train(tmp_path)
-    assert f"{URL}: from step 4 to 6" in capsys.readouterr().out
-    check_same(remote.place(URL).folder, trained / "run")
-    assert [name for name in MemoryFileSystem().find("/bucket") if name.endswith("finished.json")]
+    assert f"{URL}: finished" in capsys.readouterr().out
+    assert steps(bucket) == ["checkpoints/4", "checkpoints/6"]
+    copy = remote.place(URL).folder
+    check_same(copy, trained / "run")
+    assert bucket.cat_file("/bucket/run/metrics.jsonl") == (copy / "metrics.jsonl").read_bytes()
 
 
 def test_what_was_deleted_at_the_url_is_left_in_the_training_s_copy_alone(tmp_path, bucket, trained):

@@ -8,6 +8,7 @@ from tyro.extras import SubcommandApp
 from jaxdiff import config as configs
 from jaxdiff import runs
 from jaxdiff.cli.common import read_run
+from jaxdiff.train import integrity
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.typing import InputError
 from jaxdiff.weights import check_name, write_weights
@@ -48,7 +49,8 @@ def verify(run: str, step: int | None = None) -> None:
         for one in checkpoints.steps() if step is None else [checkpoints.choose(step)]:
             wrong = checkpoints.damage(one) or checkpoints.unreadable(one)
             damaged += bool(wrong)
-            whole = "whole" if checkpoints.has_sums(one) else "can be read; there are no sums to compare its bytes with"
+            summed = (checkpoints.folder / str(one) / integrity.NAME).is_file()
+            whole = "whole" if summed else "can be read; there are no sums to compare its bytes with"
             print(f"step {one}: {'; '.join(wrong) or whole}")
     if damaged:
         raise InputError(f"{run}: {damaged} damaged. train.py puts a damaged one aside and goes on from the one before")

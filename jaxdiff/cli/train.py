@@ -152,6 +152,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
     build.steps_per_call(config, done=saved)
     finished = saved >= config.train.steps and hosts.as_first(training.has_pictures(config, folder, saved))
     if finished and not command.dry_run:
+        where.push()  # what could not be sent at its end
         if hosts.first():
             print(
                 f"{where.name}: finished, {saved} of {config.train.steps} steps are done.\n"

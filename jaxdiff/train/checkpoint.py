@@ -85,9 +85,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
-            self.wait()
+            if kind is None or jax.process_count() == 1:
+                self.wait()
+            elif self._saving is not None:  # the others are elsewhere: they cannot be asked how it went with them
+                self._saving[1].exception()
         except SaveError:
             pass  # it was said
         finally:
@@ -181,10 +184,6 @@ class Checkpoints:
     def damage(self, step: int) -> list[str]:
         """What is wrong with the files of a step; see `integrity.damage`."""
         return integrity.damage(self.folder / str(step))
-
-    def has_sums(self, step: int) -> bool:
-        """Whether the sums of its files are there."""
-        return (self.folder / str(step) / integrity.NAME).is_file()
 
     def weights(self, step: int) -> list[str]:
         """What `restore_weights` finds at a step: "params" and the averages."""
