@@ -112,5 +112,10 @@ def nearest(x: Array | np.ndarray, among: Array | np.ndarray, *, k: int = 1) -> 
     x, among = paired_features(x, among, ("x", "among"))
     check_whole("k", k)
     require(k <= len(among), f"among: {len(among)} rows have no {k} nearest; give more rows or less k")
-    distances, rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(among).kneighbors(x)
+    rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(among).kneighbors(x, return_distance=False)
+    distances = np.empty(rows.shape)
+    for i, row in enumerate(x):  # again by differences, as |x|^2 - 2 x . y + |y|^2 is not 0 for a copy
+        exact = np.linalg.norm(row.astype(np.float64) - among[rows[i]], axis=1)
+        order = np.argsort(exact, kind="stable")
+        distances[i], rows[i] = exact[order], rows[i, order]
     return distances, rows

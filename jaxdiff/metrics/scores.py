@@ -92,12 +92,11 @@ def bootstrap(
         require(bool(np.isfinite(found)), f"the statistic of a draw with replacement is {found}; nothing bounds it")
         return found
 
-    # One draw at a time: a statistic of features needs the memory itself.
     low, high = stats.bootstrap(
         (np.arange(len(x)),),
         value,
         n_resamples=num,
-        batch=1,
+        batch=16,  # so that the rows' numbers of all draws need not be in memory
         vectorized=False,
         confidence_level=level,
         method=method,
