@@ -1,5 +1,6 @@
 """Files that are whole or not there, and where those go that can be made again."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Callable
@@ -24,6 +25,12 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:

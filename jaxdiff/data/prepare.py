@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from jaxdiff.data.fit import UnreadableError
 from jaxdiff.data.folder import FolderSource
-from jaxdiff.data.records import FORMAT, INDEX, read_index, sha256, write_records
+from jaxdiff.data.records import FORMAT, INDEX, read_index, write_records
 from jaxdiff.data.sources import Examples, Source, class_names
 from jaxdiff.data.workers import end_with_parent
-from jaxdiff.files import write_atomically
+from jaxdiff.files import sha256, write_atomically
 from jaxdiff.typing import InputError
 
 CHUNK = 32  # images decoded at a time

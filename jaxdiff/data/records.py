@@ -6,7 +6,6 @@ uint8 `[H, W, C]`. Raw and not PNG: on one core 182,000 records of 32x32x3 are r
 (a half) of the speed (benchmarks/data.py --records).
 """
 
-import hashlib
 import json
 import os
 import threading
@@ -153,9 +152,3 @@ def _as_os_error(call: Callable[..., object], *arguments: bytes) -> None:
         call(*arguments)
     except RuntimeError as error:
         raise OSError(first_line(error)) from error
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
