@@ -106,7 +106,8 @@ def test_code_is_refused_and_not_run(tmp_path, protocol):
         b"\x80\x02tttt.",
         b"\x80\x02}b.",  # attributes of nothing
         b"\x80\x02ctorch\nFloatStorage\n)R.",  # a storage is not called
-        b"\x80\x02ccollections\nOrderedDict\n(]tR.",  # nor is a dictionary made of a list
+        b"\x80\x02ccollections\nOrderedDict\n(]K\x01atR.",  # nor is a dictionary made of numbers
+        b"\x80\x02ccollections\nOrderedDict\n(}tR.",  # or of a dictionary
         b"\x80\x02(X\x07\x00\x00\x00storageNX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",
         b"\x80\x02" + b"(" * 5000 + b"t" * 5000 + b".",
         b"\x80\x02K\x05.",  # a number

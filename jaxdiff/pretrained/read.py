@@ -1,35 +1,22 @@
 """Weights from other libraries' files, as numpy arrays by their names there. Nothing in a file is ever run.
 
-A `.pt` file of torch (also `.pth`, `.bin`) is a zip of raw numbers and of a pickle that says which of them make which
-tensor. A pickle is a program for a small machine whose instructions can call any function there is. The interpreter
-here knows the instructions that make containers, and of functions those that make a dictionary or a tensor, by name;
-it imports nothing, and refuses all else.
+A `.pt` file of torch (also `.pth`, `.bin`) is raw numbers and a pickle that says which of them make which tensor
+(`unpickle`): in a zip, or, as torch before 1.6 wrote it and many a published file still is, one after the other.
 """
 
-import math
-import pickletools
+import io
+import struct
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import deserialize
 
+from jaxdiff.pretrained.unpickle import LARGEST_PICKLE, Storage, Unpickler
 from jaxdiff.typing import InputError
 
-_STORAGES = {
-    "torch DoubleStorage": np.float64,
-    "torch FloatStorage": np.float32,
-    "torch HalfStorage": np.float16,
-    "torch BFloat16Storage": jnp.bfloat16,
-    "torch LongStorage": np.int64,
-    "torch IntStorage": np.int32,
-    "torch ShortStorage": np.int16,
-    "torch CharStorage": np.int8,
-    "torch ByteStorage": np.uint8,
-    "torch BoolStorage": np.bool_,
-}
 _SAFE = {
     "F64": np.float64,
     "F32": np.float32,
@@ -45,12 +32,7 @@ _SAFE = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_DICT, _TENSOR, _PARAMETER = (
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-)
-_LARGEST_PICKLE = 4 * 2**20  # bytes; names and shapes of the largest networks take a tenth of it
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of the number that torch's old files begin with
 
 
 def read_weights(path: Path | str) -> dict[str, Any]:
@@ -60,7 +42,7 @@ def read_weights(path: Path | str) -> dict[str, Any]:
     as the step of a training state, stay as they are.
 
     Args:
-      path: the file; which of the two it is, its first bytes say.
+      path: the file; of which kind it is, its first bytes say.
 
     Returns:
       Arrays of numpy in the dtypes of the file, bfloat16 as that of ml_dtypes; read-only.
@@ -79,19 +61,20 @@ def read_weights(path: Path | str) -> dict[str, Any]:
         raise InputError(f"{path}: {'a folder; expected a file of weights' if path.is_dir() else 'no such file'}")
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            start = file.read(len(_LEGACY))
         if start.startswith(b"PK\x03\x04"):
-            return _read_torch(path)
-        if start[8:] == b"{":  # after the length of the header
+            with zipfile.ZipFile(path) as archive:
+                return _state_dict(_Zip(archive, path))
+        if start == _LEGACY:
+            return _state_dict(_Legacy(path.read_bytes(), path))
+        if start[8:9] == b"{":  # after the length of the header
             return _read_safetensors(path)
     except InputError:
         raise
     except Exception as error:  # whatever zipfile, the interpreter and safetensors make of a file that is not right
         raise InputError(f"{path}: broken, or cut short ({type(error).__name__}: {error})") from error
-    hint = ""
-    if start.startswith(b"\x80"):
-        hint = "; it is a bare pickle, torch's before 1.6: load it with torch and save its state_dict() anew"
-    raise InputError(f"{path}: neither a .safetensors file nor a zip that torch.save wrote{hint}")
+    hint = "; it is a bare pickle" if start.startswith(b"\x80") else ""
+    raise InputError(f"{path}: neither a .safetensors file nor one that torch.save wrote{hint}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -105,38 +88,23 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        return _Torch(archive, path).read()
+def _state_dict(file: "_Zip | _Legacy") -> dict[str, Any]:
+    found = file.read()
+    if not isinstance(found, dict):
+        raise file.refuse(f"holds {type(found).__name__}, expected a dictionary of tensors by name (a state_dict)")
+    return found
 
 
-class _Name(NamedTuple):
-    """A class or function that a pickle names."""
-
-    full: str
-
-
-class _Storage(NamedTuple):
-    """Raw numbers in the archive."""
-
-    dtype: Any
-    key: str
-    numel: int
-
-
-class _Torch:
-    """One archive of torch."""
+class _Zip(Unpickler):
+    """An archive of torch, since 1.6."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path):
-        self.archive, self.path = archive, path
+        super().__init__(path)
+        self.archive = archive
         self.entries = {entry.filename: entry for entry in archive.infolist()}
         self.storages: dict[str, np.ndarray] = {}
-        self.viewed = 0
 
-    def refuse(self, why: str) -> InputError:
-        return InputError(f"{self.path}: {why}")
-
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Any:
         pickles = [name for name in self.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise self.refuse("a zip, but not one that torch.save wrote (no data.pkl in it)")
@@ -146,165 +114,72 @@ class _Torch:
             raise self.refuse("compressed, which torch.save does not do; refused")
         if sum(entry.file_size for entry in self.entries.values()) > self.path.stat().st_size:
             raise self.refuse("its parts are larger than the file; refused")
-        if self.entries[pickles[0]].file_size > _LARGEST_PICKLE:
+        if self.entries[pickles[0]].file_size > LARGEST_PICKLE:
             raise self.refuse("its data.pkl is larger than 4 MiB; refused")
         order = self.folder + "byteorder"
         if order in self.entries and self.archive.read(order) != b"little":
             raise self.refuse("written on a big-endian machine; not supported")
-        found = self.run(self.archive.read(pickles[0]))
-        if not isinstance(found, dict):
-            raise self.refuse(f"holds {type(found).__name__}, expected a dictionary of tensors by name (a state_dict)")
-        return found
+        return self.run(self.archive.read(pickles[0]))
 
-    def run(self, program: bytes) -> Any:
-        """The value of a pickle."""
-        stack: list[Any] = []
-        marked: list[list[Any]] = []  # the stacks below each mark
-        memo: dict[int, Any] = {}
-
-        def above_mark() -> list[Any]:
-            nonlocal stack
-            items, stack = stack, marked.pop()
-            return items
-
-        for opcode, argument, _ in pickletools.genops(program):
-            arg: Any = argument
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case "STOP":
-                    return stack.pop()
-                case "NONE":
-                    stack.append(None)
-                case "NEWTRUE" | "NEWFALSE":
-                    stack.append(opcode.name == "NEWTRUE")
-                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                    stack.append(arg)
-                case "BINUNICODE" | "SHORT_BINUNICODE":
-                    stack.append(arg)
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    n = int(opcode.name[-1])
-                    stack[-n:] = [tuple(stack[-n:])]
-                case "MARK":
-                    marked.append(stack)
-                    stack = []
-                case "TUPLE":
-                    items = above_mark()
-                    stack.append(tuple(items))
-                case "APPEND":
-                    item = stack.pop()
-                    _list(stack[-1]).append(item)
-                case "APPENDS":
-                    items = above_mark()
-                    _list(stack[-1]).extend(items)
-                case "SETITEM":
-                    value, name = stack.pop(), stack.pop()
-                    _dict(stack[-1])[_key(name)] = value
-                case "SETITEMS":
-                    items = above_mark()
-                    _dict(stack[-1]).update(zip(map(_key, items[::2]), items[1::2], strict=True))
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[arg] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[arg])
-                case "GLOBAL":
-                    stack.append(self.named(arg))
-                case "STACK_GLOBAL":
-                    name, module = _word(stack.pop()), _word(stack.pop())
-                    stack.append(self.named(f"{module} {name}"))
-                case "BINPERSID":
-                    stack.append(self.storage(stack.pop()))
-                case "REDUCE":
-                    args, function = stack.pop(), stack.pop()
-                    stack.append(self.call(function, args))
-                case "BUILD":  # attributes of a dictionary, such as the versions in a state_dict
-                    stack.pop()
-                    _dict(stack[-1])
-                case other:
-                    raise self.refuse(f"its data.pkl has the instruction {other}, which no tensors need; refused")
-        raise ValueError("no end")
-
-    def named(self, full: str) -> _Name:
-        if full not in (*_STORAGES, _DICT, _TENSOR, _PARAMETER):
-            raise self.refuse(
-                f"refused, nothing was run: it calls for {full.replace(' ', '.')}, but weights are made of tensors and "
-                "containers alone. If you trust it, load it with torch, and save its state_dict() by itself"
-            )
-        return _Name(full)
-
-    def storage(self, place: Any) -> _Storage:
-        kind, name, key, _, numel = place
-        if kind != "storage" or not isinstance(key, str) or not isinstance(numel, int):
-            raise TypeError("no place of a storage")
-        return _Storage(np.dtype(_STORAGES[name.full]), key, numel)
-
-    def call(self, function: _Name, args: Any) -> Any:
-        if function.full == _DICT and args == ():
-            return {}
-        if function.full == _PARAMETER:
-            return args[0]
-        if function.full != _TENSOR:
-            raise ValueError(f"{function.full} is not called like this")
-        return self.tensor(*args[:4])
-
-    def tensor(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-        numbers = self.numbers(storage)
-        sizes = (offset, *shape, *strides)
-        if len(shape) != len(strides) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**63 for n in sizes):
-            raise ValueError("no shape, or no strides")
-        # A stride of 0 would make terabytes of one number, a large offset would read beyond the end.
-        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides))
-        if math.prod(shape) > numbers.size or (math.prod(shape) > 0 and last >= numbers.size):
-            raise ValueError(f"a tensor of shape {shape} does not lie within its {numbers.size} numbers")
-        # Views of the same numbers cost nothing here, but each of them becomes parameters of its own.
-        step = numbers.itemsize
-        self.viewed += math.prod(shape) * step
-        if self.viewed > 4 * self.path.stat().st_size:
-            raise ValueError("its tensors have far more numbers than the file")
-        return np.lib.stride_tricks.as_strided(numbers[offset:], shape, [step * n for n in strides], writeable=False)
-
-    def numbers(self, storage: _Storage) -> np.ndarray:
+    def numbers(self, storage: Storage) -> np.ndarray:
         if storage.key not in self.storages:
             raw = self.archive.read(f"{self.folder}data/{storage.key}")
             self.storages[storage.key] = np.frombuffer(raw, np.uint8)
-        numbers = self.storages[storage.key]
-        if numbers.size != storage.numel * storage.dtype.itemsize:
-            raise ValueError(
-                f"storage {storage.key} has {numbers.size} bytes, {storage.numel} {storage.dtype} announced"
-            )
-        return numbers.view(storage.dtype)
+        return _view(self.storages[storage.key], storage)
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{type(value).__name__} is no list")
-    return value
+class _Legacy(Unpickler):
+    """A file of torch before 1.6: pickles of a magic number, the format's version, the machine, the tensors and the
+    names of their storages; then each storage, after its length as int64."""
+
+    def __init__(self, content: bytes, path: Path):
+        super().__init__(path)
+        self.content, self.at = content, 0
+        self.complete = False  # whether the storages have been found
+        self.dtypes: dict[str, Any] = {}
+        self.storages: dict[str, np.ndarray] = {}
+
+    def read(self) -> Any:
+        _, version, machine = (self.value() for _ in range(3))
+        if version != 1001 or machine["little_endian"] is not True:
+            raise self.refuse("of another version of torch's files, or written on a big-endian machine; not supported")
+        # The dtypes, and so the lengths, of the storages stand in the pickle before them, which is read once for these
+        # and once for the tensors.
+        begin = self.at
+        self.value()
+        for key in self.value():
+            if not isinstance(key, str):  # before it is hashed, or said
+                raise TypeError("no name of a storage")
+            (numel,) = struct.unpack_from("<q", self.content, self.at)
+            first, self.at = self.at + 8, self.at + 8 + numel * self.dtypes[key].itemsize
+            if numel < 0 or self.at > len(self.content):
+                raise ValueError(f"storage {key} of {numel} numbers is longer than the file")
+            self.storages[key] = np.frombuffer(self.content, np.uint8)[first : self.at]
+        if self.at != len(self.content):
+            raise ValueError(f"{len(self.content) - self.at} bytes after the last storage")
+        self.at, self.complete = begin, True
+        return self.value()
+
+    def value(self) -> Any:
+        """Of the pickle that comes next."""
+        program = io.BytesIO(self.content[self.at : self.at + LARGEST_PICKLE])
+        value = self.run(program)
+        self.at += program.tell()
+        return value
+
+    def storage(self, place: Any) -> Storage:
+        storage = super().storage(place)
+        self.dtypes[storage.key] = storage.dtype
+        return storage
+
+    def tensor(self, *args: Any) -> Any:
+        return super().tensor(*args) if self.complete else None
+
+    def numbers(self, storage: Storage) -> np.ndarray:
+        return _view(self.storages[storage.key], storage)
 
 
-# Of a tuple of tuples of tuples, each twice the one before, the hash and the text would take for ever.
-
-
-def _word(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} is no word")
-    return value
-
-
-def _key(value: Any) -> str | int:
-    if not isinstance(value, str | int):
-        raise TypeError(f"{type(value).__name__} is no name")
-    return value
-
-
-def _dict(value: Any) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{type(value).__name__} is no dictionary")
-    return value
+def _view(raw: np.ndarray, storage: Storage) -> np.ndarray:
+    if raw.size != storage.numel * storage.dtype.itemsize:
+        raise ValueError(f"storage {storage.key} has {raw.size} bytes, {storage.numel} {storage.dtype} announced")
+    return raw.view(storage.dtype)
