@@ -5,6 +5,7 @@ follows from what a parameter is:
 
     kernel of a convolution   ours [*space, in, out]   theirs [out, in, *space]
     kernel of a dense layer   ours [in, out]           theirs [out, in], or [out, in, 1, ...] of a 1x1 convolution
+    fixed statistics          ours mean, var           theirs running_mean, running_var, of a batch normalisation
     all others                the same; what is no norm's or embedding's weight also by the same name
 """
 
@@ -17,7 +18,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdiff.typing import InputError, PyTree
 
-_THEIRS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_THEIRS = {
+    "kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias", "mean": "running_mean",
+    "var": "running_var",
+}  # fmt: skip
 _SHOWN = 8  # names in a message
 
 
