@@ -55,10 +55,23 @@ MAY_IMPORT = {
     "train": ["typing", "noise", "train"],
     "config": ["typing", "config"],
     "build": [*CORE, *ABOVE, "models", "data", "train", "config", "build"],
-    "sampling": [*CORE, *ABOVE, "data", "config", "build"],
+    "sampling": [*CORE, *ABOVE, "flops", "data", "config", "build"],
     "pretrained": ["typing", "schedules", "denoise", "models", "config", "build", "files", "pretrained"],
+    "features": ["typing", "models", "pretrained", "files", "weights", "features"],
     "runs": ["typing", "files", "weights", "data", "train", "config", "build"],
     "remote": ["typing", "files", "train"],
+    "evaluation": [
+        "typing",
+        "files",
+        "weights",
+        "metrics",
+        "features",
+        "models",
+        "data",
+        "train",
+        "testing",
+        "evaluation",
+    ],
     "report": ["typing", "files", "losses", "report"],
     "cli": [
         "cli",
@@ -71,12 +84,15 @@ MAY_IMPORT = {
         "files",
         "weights",
         "sampling",
+        "evaluation",
+        "features",
         "report",
         "data",
         "train",
         "pretrained",
     ],
     "__init__": [*CORE, *ABOVE],
+    "__main__": ["cli"],
 }
 THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "coupling": {"optax"},
@@ -88,6 +104,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "train": {"optax", "orbax"},
     "config": {"dacite"},
     "build": {"optax"},
+    "evaluation": {"optax"},
     "remote": {"fsspec"},
     "weights": {"safetensors"},
     "pretrained": {"flax", "safetensors"},
@@ -130,10 +147,10 @@ def test_scripts_see_only_the_command_line():
 
 
 def test_no_jit_pmap_or_print_below_the_scripts():
-    """The caller chooses how to compile; only train/, sampling and init in build run programs."""
+    """The caller chooses how to compile; only train/, sampling, evaluation and init in build run programs."""
     for path in FILES:
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-        if room(path) not in ("train", "sampling", "build"):
+        if room(path) not in ("train", "sampling", "build", "evaluation"):
             assert not calls & {"jax.jit", "jax.pmap", "jax.lax.pmean"}, path
         if room(path) != "cli":
             assert "print" not in calls, path

@@ -1,0 +1,19 @@
+"""Images as vectors, and distances between images, by networks that others trained: what metrics are measured in."""
+
+from jaxdiff.features.base import Features
+from jaxdiff.features.networks import PREPROCESSING, efficientnet_lite0, inception, pixels
+from jaxdiff.features.perceptual import PerceptualDistance, lpips
+from jaxdiff.features.resize import clean_bicubic, tf1_bilinear, torch_bilinear
+
+__all__ = [
+    "PREPROCESSING",
+    "Features",
+    "PerceptualDistance",
+    "clean_bicubic",
+    "efficientnet_lite0",
+    "inception",
+    "lpips",
+    "pixels",
+    "tf1_bilinear",
+    "torch_bilinear",
+]
