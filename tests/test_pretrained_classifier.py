@@ -16,7 +16,7 @@ from test_pretrained import SMALL, SPEC, ours
 
 from jaxdiff import InputError, Prediction, build, config, guidance, models, pretrained, sampling, schedules
 from jaxdiff.cli import sample_main
-from jaxdiff.cli.sample import SampleCommand, _classifier
+from jaxdiff.cli.pictures import Pictures, _classifier
 from jaxdiff.models.classifier import POOLS, Classifier
 from jaxdiff.pretrained import load_guided_classifier
 from jaxdiff.pretrained.guided_classifier import _levels
@@ -271,7 +271,7 @@ def test_sample_py_takes_it(tmp_path, file, capsys):
         assert (found["images"].shape, found["labels"].tolist()) == ((3, 8, 8, 3), [1, 4, 1])
 
     options = (("num_head_channels", "8"),)
-    given = SampleCommand(num=1, out=tmp_path, classifier=file, classifier_options=options)
+    given = Pictures(classifier=file, classifier_options=options)
     run = config.Config(model=config.UNet(dtype="bfloat16"))
     guiding = _classifier(given, run, SPEC, build.schedule(run.diffusion))
     assert guiding.network.unet.dtype == jnp.bfloat16  # the classifier computes in what --dtype says, too

@@ -1,33 +1,23 @@
 """The command line of sample.py."""
 
 import dataclasses
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from jaxdiff import build, runs, sampling
-from jaxdiff import config as configs
-from jaxdiff.cli.common import Words, load_classifier, load_pretrained, read_run, say_errors, warn_of_signal
-from jaxdiff.config import Config
+from jaxdiff.cli.common import say_errors
+from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.data.images import check_out, write_samples
-from jaxdiff.pretrained import GuidedClassifier
-from jaxdiff.samplers import draws_noise
-from jaxdiff.train.parallel import replicate
-from jaxdiff.typing import InputError, PyTree, Schedule
-from jaxdiff.weights import SUFFIX
+from jaxdiff.typing import InputError
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleCommand(Pictures):
     """Make pictures with a trained model. What is not given is as in the run's config."""
 
     num: int
@@ -35,47 +25,6 @@ class SampleCommand:
     out: Path
     """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each. What a network
     makes for an autoencoder to decode goes into a .npz alone, as `latents` (float32)."""
-    run: str | None = None
-    """The folder that train.py wrote, or its gs://BUCKET/RUN, s3://BUCKET/RUN."""
-    pretrained: Path | None = None
-    """In place of a run: a folder that diffusers' save_pretrained wrote, or a file of weights of guided-diffusion,
-    lucidrains, score_sde, EDM or DiT."""
-    pretrained_options: Words = ()
-    """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ... (the arguments of
-    jaxdiff.pretrained.load_guided_diffusion, load_lucidrains, load_score_sde, load_edm and load_dit)."""
-    classifier: Path | None = None
-    """A classifier of noisy pictures that guides the network towards the labels: a .pt file of guided-diffusion's."""
-    classifier_scale: float | None = None
-    """How strongly it guides; default 1."""
-    classifier_options: Words = ()
-    """What its file does not say, as NAME VALUE pairs (the arguments of jaxdiff.pretrained.load_guided_classifier)."""
-    step: int | None = None
-    """The checkpoint; default the latest."""
-    weights: str = "ema"
-    """The moving average `ema`, one of --train.ema-lengths, such as `ema_0.05`, or the parameters as the optimiser left
-    them, `params`; or a file that `jaxdiff ema` wrote, NAME.safetensors."""
-    batch: int = 256
-    """At a time. Picture i is the same whatever the batch."""
-    labels: tuple[int, ...] = ()
-    """What the pictures show, in turn; default every class in turn."""
-    guidance: float | None = None
-    """Classifier-free guidance scale: 1 none, more for clearer and less varied pictures."""
-    sampler: str | None = None
-    """ddpm, ddim, heun, dpm_solver++, unipc, ...: docs/samplers.md says which."""
-    steps: int | None = None
-    """Steps of the grid."""
-    eta: float | None = None
-    """How much noise a sampler injects, if it has a choice: ddim from 0 (deterministic) to 1 (ancestral)."""
-    variance: str | None = None
-    """Of ddpm: fixed_small, fixed_large, or learned_range."""
-    spacing: str | None = None
-    """Which times: uniform, quadratic, trailing, leading, linspace, karras, log_snr or exponential."""
-    temperature: float | None = None
-    """Scales the noise that the sampler injects."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Of the computation."""
-    seed: int = 0
-    """Picture i is a function of the seed and i."""
 
 
 def sample_main(argv: Sequence[str] | None = None) -> None:
@@ -86,120 +35,22 @@ def sample_main(argv: Sequence[str] | None = None) -> None:
 
 
 def _sample(command: SampleCommand) -> None:
-    if command.num < 1 or command.batch < 1:
-        name = "num" if command.num < 1 else "batch"
-        raise InputError(f"--{name} {getattr(command, name)}: expected at least 1")
-    if not 0 <= command.seed < 2**32:
-        raise InputError(f"--seed {command.seed}: expected 0 <= seed < 2^32")
     check_out(command.out)
-    config, spec, weights, latents = _network(command)
-    if latents and command.out.suffix.lower() != ".npz":
+    made = prepare(command, command.num)
+    if made.latents and command.out.suffix.lower() != ".npz":
         raise InputError(
-            f"--out {command.out}: this network makes no pictures but latents, {'x'.join(map(str, spec.image_shape))}, "
-            "for an autoencoder to decode; expected a name that ends in .npz"
+            f"--out {command.out}: this network makes no pictures but latents, "
+            f"{'x'.join(map(str, made.spec.image_shape))}, for an autoencoder to decode; expected a name that ends in "
+            ".npz"
         )
-    given = {
-        field.name: getattr(command, field.name)
-        for field in dataclasses.fields(configs.Sample)
-        if getattr(command, field.name, None) is not None
-    }
-    if command.dtype is not None:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=command.dtype))
-    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
-    try:
-        configs.check(config)
-    except InputError as error:
-        raise InputError(str(error).replace("--sample.", "--")) from None
-    schedule = build.schedule(config.diffusion)
-    _check_options(config, given, build.sampler(config, schedule))
-    build.times(config.sample, schedule)
-    warn_of_signal(schedule)
-    guide = _classifier(command, config, spec, schedule)
-    labels = _labels(command, spec, given, guide)
-
-    name, params = weights()
-    scale = np.float32(1.0 if command.classifier_scale is None else command.classifier_scale)
-    program = sampling.pmapped(sampling.generator(config, spec, classify=None if guide is None else guide.log_prob))
+    name, params = made.load()
     parts = []
-    with tqdm(total=command.num, unit="img", desc=f"{name}, {config.sample.sampler}") as bar:
-        for images in sampling.in_batches(
-            program, config, params, jax.random.key(command.seed), labels,
-            num=command.num, batch=command.batch, latents=latents,
-            guide=None if guide is None else replicate((guide.params, scale)),
-        ):  # fmt: skip
+    with tqdm(total=command.num, unit="img", desc=f"{name}, {made.config.sample.sampler}") as bar:
+        for images in made.draw(params):
             parts.append(images)
             bar.update(len(images))
     try:
-        write_samples(command.out, np.concatenate(parts), labels)
+        write_samples(command.out, np.concatenate(parts), made.labels)
     except OSError as error:
         raise InputError(f"--out {command.out}: cannot be written ({error})") from error
-    print(f"{command.num} {'latents' if latents else 'pictures'}: {command.out}")
-
-
-def _network(command: SampleCommand) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
-    """A run's or an imported network: config, spec, what loads the weights, with their name, and whether it makes
-    latents."""
-    path = command.pretrained
-    if command.run is not None and path is None:
-        if command.pretrained_options:
-            raise InputError("--pretrained-options without --pretrained")
-        run = read_run(command.run)
-        config, spec = runs.load_run(run)
-        file = Path(command.weights)
-        if file.suffix == SUFFIX:
-            if command.step is not None:
-                raise InputError(f"--step chooses a checkpoint, and --weights {file} is in none; leave one out")
-            return config, spec, lambda: (file.name, runs.read_weights(file, config, spec)), False
-
-        def weights() -> tuple[str, PyTree]:
-            step, params = runs.load_weights(run, config, spec, item=command.weights, step=command.step)
-            return f"step {step}", params
-
-        return config, spec, weights, False
-    if command.run is None and path is not None:
-        if command.step is not None or command.weights != "ema":
-            raise InputError("--step and --weights choose a checkpoint of a --run; --pretrained has one")
-        loaded = load_pretrained(path, command.pretrained_options)
-        return loaded.config, loaded.spec, lambda: (path.name, replicate(loaded.params)), loaded.latents
-    raise InputError("give either --run FOLDER, of train.py, or --pretrained PATH, of another library")
-
-
-def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
-    """An option that the sampler does not have would be ignored: say so instead."""
-    build.check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
-    if "temperature" in given and not draws_noise(sampler):
-        name = config.sample.sampler
-        raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")
-
-
-def _classifier(
-    command: SampleCommand, config: Config, spec: build.Spec, schedule: Schedule
-) -> GuidedClassifier | None:
-    """The one that guides, if it fits the network."""
-    if command.classifier is None:
-        if command.classifier_scale is not None or command.classifier_options:
-            raise InputError("--classifier-scale and --classifier-options without --classifier")
-        return None
-    if not math.isfinite(1.0 if command.classifier_scale is None else command.classifier_scale):
-        raise InputError(f"--classifier-scale {command.classifier_scale}: expected a number")
-    guide = load_classifier(command.classifier, command.classifier_options)
-    guide.check(spec, schedule, step_scale=config.diffusion.step_scale)
-    return guide.computing_in(jnp.dtype(config.model.dtype))
-
-
-def _labels(
-    command: SampleCommand, spec: build.Spec, given: dict[str, Any], guide: GuidedClassifier | None
-) -> np.ndarray | None:
-    if spec.num_classes is None and "guidance" in given:
-        raise InputError("this model was trained without labels: leave --guidance out")
-    classes = spec.num_classes if guide is None else guide.num_classes
-    if classes is None:
-        if command.labels:
-            raise InputError(
-                "this model was trained without labels: leave --labels out, or give a --classifier of them"
-            )
-        return None
-    for label in command.labels:
-        if not 0 <= label < classes:
-            raise InputError(f"--labels {label}: expected labels from 0 to {classes - 1}")
-    return sampling.cycle(command.labels or range(classes), command.num)
+    print(f"{command.num} {'latents' if made.latents else 'pictures'}: {command.out}")

@@ -1,0 +1,202 @@
+"""Which pictures a command makes: the options of sample.py that say so, and what makes them."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import build, runs, sampling
+from jaxdiff import config as configs
+from jaxdiff.cli.common import Words, load_classifier, load_pretrained, read_run, warn_of_signal
+from jaxdiff.config import Config
+from jaxdiff.pretrained import GuidedClassifier
+from jaxdiff.samplers import draws_noise
+from jaxdiff.train.parallel import replicate
+from jaxdiff.typing import InputError, PyTree, Schedule
+from jaxdiff.weights import SUFFIX
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """With which network, and how."""
+
+    run: str | None = None
+    """The folder that train.py wrote, or its gs://BUCKET/RUN, s3://BUCKET/RUN."""
+    pretrained: Path | None = None
+    """In place of a run: a folder that diffusers' save_pretrained wrote, or a file of weights of guided-diffusion,
+    lucidrains, score_sde, EDM or DiT."""
+    pretrained_options: Words = ()
+    """What a .pt file does not say, as NAME VALUE pairs: image_size 64 num_head_channels 64, ... (the arguments of
+    jaxdiff.pretrained.load_guided_diffusion, load_lucidrains, load_score_sde, load_edm and load_dit)."""
+    classifier: Path | None = None
+    """A classifier of noisy pictures that guides the network towards the labels: a .pt file of guided-diffusion's."""
+    classifier_scale: float | None = None
+    """How strongly it guides; default 1."""
+    classifier_options: Words = ()
+    """What its file does not say, as NAME VALUE pairs (the arguments of jaxdiff.pretrained.load_guided_classifier)."""
+    step: int | None = None
+    """The checkpoint; default the latest."""
+    weights: str = "ema"
+    """The moving average `ema`, one of --train.ema-lengths, such as `ema_0.05`, or the parameters as the optimiser left
+    them, `params`; or a file that `jaxdiff ema` wrote, NAME.safetensors."""
+    batch: int = 256
+    """At a time. Picture i is the same whatever the batch."""
+    labels: tuple[int, ...] = ()
+    """What the pictures show, in turn; default every class in turn."""
+    guidance: float | None = None
+    """Classifier-free guidance scale: 1 none, more for clearer and less varied pictures."""
+    sampler: str | None = None
+    """ddpm, ddim, heun, dpm_solver++, unipc, ...: docs/samplers.md says which."""
+    steps: int | None = None
+    """Steps of the grid."""
+    eta: float | None = None
+    """How much noise a sampler injects, if it has a choice: ddim from 0 (deterministic) to 1 (ancestral)."""
+    variance: str | None = None
+    """Of ddpm: fixed_small, fixed_large, or learned_range."""
+    spacing: str | None = None
+    """Which times: uniform, quadratic, trailing, leading, linspace, karras, log_snr or exponential."""
+    temperature: float | None = None
+    """Scales the noise that the sampler injects."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the computation."""
+    seed: int = 0
+    """Picture i is a function of the seed and i."""
+
+
+class Prepared(NamedTuple):
+    """Pictures that can be made: all of it was checked.
+
+    Attributes:
+      config: with the settings of this time.
+      spec: of the pictures.
+      labels: of each, or None.
+      latents: they are none, but an autoencoder's latents.
+      load: the weights' name and they.
+      draw: params -> batches of uint8 `[<= batch, H, W, C]`, or float32 latents.
+    """
+
+    config: Config
+    spec: build.Spec
+    labels: np.ndarray | None
+    latents: bool
+    load: Callable[[], tuple[str, PyTree]]
+    draw: Callable[[PyTree], Iterator[np.ndarray]]
+
+
+def prepare(pictures: Pictures, num: int, *, labels: np.ndarray | None = None) -> Prepared:
+    """Check all of it, before anything is compiled.
+
+    Args:
+      pictures: which, and how.
+      num: how many.
+      labels: of each, `[num]`, in place of `pictures.labels`.
+
+    Raises:
+      InputError: options that do not fit each other, the network or the sampler.
+    """
+    for name, value in (("num", num), ("batch", pictures.batch)):
+        if value < 1:
+            raise InputError(f"--{name} {value}: expected at least 1")
+    if not 0 <= pictures.seed < 2**32:
+        raise InputError(f"--seed {pictures.seed}: expected 0 <= seed < 2^32")
+    config, spec, load, latents = _network(pictures)
+    given = {
+        field.name: getattr(pictures, field.name)
+        for field in dataclasses.fields(configs.Sample)
+        if getattr(pictures, field.name, None) is not None
+    }
+    if pictures.dtype is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=pictures.dtype))
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
+    try:
+        configs.check(config)
+    except InputError as error:
+        raise InputError(str(error).replace("--sample.", "--")) from None
+    schedule = build.schedule(config.diffusion)
+    _check_options(config, given, build.sampler(config, schedule))
+    build.times(config.sample, schedule)
+    warn_of_signal(schedule)
+    guide = _classifier(pictures, config, spec, schedule)
+    labels = _labels(pictures, spec, given, guide, num) if labels is None else labels
+
+    def draw(params: PyTree) -> Iterator[np.ndarray]:
+        scale = np.float32(1.0 if pictures.classifier_scale is None else pictures.classifier_scale)
+        program = sampling.pmapped(sampling.generator(config, spec, classify=None if guide is None else guide.log_prob))
+        return sampling.in_batches(
+            program, config, params, jax.random.key(pictures.seed), labels, num=num, batch=pictures.batch,
+            latents=latents, guide=None if guide is None else replicate((guide.params, scale)),
+        )  # fmt: skip
+
+    return Prepared(config, spec, labels, latents, load, draw)
+
+
+def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
+    """A run's or an imported network: config, spec, what loads the weights, with their name, and whether it makes
+    latents."""
+    path = pictures.pretrained
+    if pictures.run is not None and path is None:
+        if pictures.pretrained_options:
+            raise InputError("--pretrained-options without --pretrained")
+        run = read_run(pictures.run)
+        config, spec = runs.load_run(run)
+        file = Path(pictures.weights)
+        if file.suffix == SUFFIX:
+            if pictures.step is not None:
+                raise InputError(f"--step chooses a checkpoint, and --weights {file} is in none; leave one out")
+            return config, spec, lambda: (file.name, runs.read_weights(file, config, spec)), False
+
+        def weights() -> tuple[str, PyTree]:
+            step, params = runs.load_weights(run, config, spec, item=pictures.weights, step=pictures.step)
+            return f"step {step}", params
+
+        return config, spec, weights, False
+    if pictures.run is None and path is not None:
+        if pictures.step is not None or pictures.weights != "ema":
+            raise InputError("--step and --weights choose a checkpoint of a --run; --pretrained has one")
+        loaded = load_pretrained(path, pictures.pretrained_options)
+        return loaded.config, loaded.spec, lambda: (path.name, replicate(loaded.params)), loaded.latents
+    raise InputError("give either --run FOLDER, of train.py, or --pretrained PATH, of another library")
+
+
+def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
+    """An option that the sampler does not have would be ignored: say so instead."""
+    build.check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
+    if "temperature" in given and not draws_noise(sampler):
+        name = config.sample.sampler
+        raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")
+
+
+def _classifier(pictures: Pictures, config: Config, spec: build.Spec, schedule: Schedule) -> GuidedClassifier | None:
+    """The one that guides, if it fits the network."""
+    if pictures.classifier is None:
+        if pictures.classifier_scale is not None or pictures.classifier_options:
+            raise InputError("--classifier-scale and --classifier-options without --classifier")
+        return None
+    if not math.isfinite(1.0 if pictures.classifier_scale is None else pictures.classifier_scale):
+        raise InputError(f"--classifier-scale {pictures.classifier_scale}: expected a number")
+    guide = load_classifier(pictures.classifier, pictures.classifier_options)
+    guide.check(spec, schedule, step_scale=config.diffusion.step_scale)
+    return guide.computing_in(jnp.dtype(config.model.dtype))
+
+
+def _labels(
+    pictures: Pictures, spec: build.Spec, given: dict[str, Any], guide: GuidedClassifier | None, num: int
+) -> np.ndarray | None:
+    if spec.num_classes is None and "guidance" in given:
+        raise InputError("this model was trained without labels: leave --guidance out")
+    classes = spec.num_classes if guide is None else guide.num_classes
+    if classes is None:
+        if pictures.labels:
+            raise InputError(
+                "this model was trained without labels: leave --labels out, or give a --classifier of them"
+            )
+        return None
+    for label in pictures.labels:
+        if not 0 <= label < classes:
+            raise InputError(f"--labels {label}: expected labels from 0 to {classes - 1}")
+    return sampling.cycle(pictures.labels or range(classes), num)
