@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdiff import build, denoise, guidance, process, samplers
 from jaxdiff.config import Config
 from jaxdiff.data.images import to_uint8
+from jaxdiff.flops import multiply_adds
 from jaxdiff.noise import example_keys, fold_in
 from jaxdiff.schedules import require
 from jaxdiff.typing import Array, InputError, Model, PyTree
@@ -74,6 +75,36 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         return images
 
     return generate
+
+
+def network_evaluations(config: Config, spec: build.Spec) -> int | None:
+    """How often the network is called for one picture with `config.sample`, a pair of guidance counting as two: by the
+    multiply-adds of the whole program over those of one call. None where the program does not say (an adaptive solver).
+
+    >>> config = Config()
+    >>> network_evaluations(config, build.Spec((8, 8, 1), None))
+    50
+    """
+    params = jax.eval_shape(lambda key: build.init_params(config, spec, key), jax.random.key(0))
+    schedule = build.schedule(config.diffusion)
+    labels = None if spec.num_classes is None else jnp.zeros(1, jnp.int32)
+    sample, times = config.sample, jnp.asarray(build.times(config.sample, schedule), jnp.float32)
+    guided = None if sample.guidance == 1 else jnp.float32(sample.guidance)
+
+    def whole(params: PyTree) -> Array:
+        made: Array = generator(config, spec)(
+            params, jax.random.key(0), jnp.zeros(1, jnp.int32), labels, build.sampler(config, schedule), times, guided,
+            jnp.float32(sample.temperature),
+        )  # fmt: skip
+        return made
+
+    def once(params: PyTree) -> Array:
+        return build.denoiser(config, spec, params, labels)(jnp.zeros((1, *spec.image_shape)), jnp.float32(1)).x0
+
+    try:
+        return round(multiply_adds(whole, params) / multiply_adds(once, params))
+    except InputError:
+        return None
 
 
 def pmapped(generate: Generate) -> Any:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import tiny
 
 from jaxdiff import DDIM, prior, sample, schedules, testing, timesteps
@@ -108,3 +109,13 @@ def test_commands_name_files_and_options_that_exist():
         assert (ROOT / path).exists(), path
     assert "pip install -e . && python train.py --config configs/digits.py" in text
     assert "pip install -e '.[test]' && pytest" in text
+
+
+def test_a_frechet_distance_in_your_own_code():
+    """docs/evaluation.md's: against scipy's matrix square root."""
+    names = {}
+    exec(blocks("docs/evaluation.md", "python")[0], names)
+    a, b = (np.cov(names[x], rowvar=False) for x in ("samples", "real"))
+    shift = names["samples"].mean(0) - names["real"].mean(0)
+    expected = shift @ shift + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+    np.testing.assert_allclose(names["distance"], expected, rtol=1e-8)

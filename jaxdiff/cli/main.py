@@ -8,11 +8,14 @@ from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.data import data
 from jaxdiff.cli.ema import ema
+from jaxdiff.cli.evaluate import evaluate, statistics
 
 app = SubcommandApp()
 app.command(data, name="data", help="Prepare a set of images for training, or look at it.")
 app.command(checkpoint, name="checkpoint", help="List, verify or export a run's checkpoints, or print their config.")
 app.command(ema)
+app.command(evaluate)
+app.command(statistics)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

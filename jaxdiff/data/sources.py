@@ -264,6 +264,8 @@ def array_file(path: str | Path) -> ArraySource:
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise InputError(f"{path}: its {name!r} is not an array. {expected}.")
+    if labels is not None and labels.size and (labels == -1).all():  # as sample.py says that there are none
+        labels = None
     return ArraySource(images, labels, str(path))
 
 

@@ -1,6 +1,7 @@
-"""Images as vectors, and distances between images, by networks that others trained: what metrics are measured in."""
+"""Images as vectors, and distances between images, by networks: what metrics are measured in."""
 
 from jaxdiff.features.base import Features
+from jaxdiff.features.classifier import classifier
 from jaxdiff.features.networks import PREPROCESSING, efficientnet_lite0, inception, pixels
 from jaxdiff.features.perceptual import PerceptualDistance, lpips
 from jaxdiff.features.resize import clean_bicubic, tf1_bilinear, torch_bilinear
@@ -9,6 +10,7 @@ __all__ = [
     "PREPROCESSING",
     "Features",
     "PerceptualDistance",
+    "classifier",
     "clean_bicubic",
     "efficientnet_lite0",
     "inception",

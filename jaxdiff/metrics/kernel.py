@@ -1,5 +1,6 @@
 """The kernel distance (KID): the squared maximum mean discrepancy of two sets of features, without bias."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,7 @@ def kernel_distance(
 
 def _discrepancy(x: np.ndarray, y: np.ndarray, degree: int) -> float:
     m, d = x.shape
-    xx, yy, xy = ((a @ b.T / d + 1) ** degree for a, b in ((x, x), (y, y), (x, y)))
+    # Products, for numpy's power takes several times as long.
+    xx, yy, xy = (math.prod([a @ b.T / d + 1] * degree) for a, b in ((x, x), (y, y), (x, y)))
     within = xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)
     return float(within / (m * (m - 1)) - 2 * xy.mean())

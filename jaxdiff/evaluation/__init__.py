@@ -1,0 +1,25 @@
+"""Samples against a reference: features of both in one pass each, many metrics, statistics in files."""
+
+from jaxdiff.evaluation.classifier import Training, trained_classifier
+from jaxdiff.evaluation.gather import Gathered, as_often, extractor, gather, images_of, labels_of
+from jaxdiff.evaluation.measure import (
+    METRICS,
+    Metric,
+    Options,
+    check,
+    chosen,
+    frechet_interval,
+    measure,
+    name_of,
+    warnings,
+)
+from jaxdiff.evaluation.names import NAMES, check_name, default_features, features
+from jaxdiff.evaluation.paired import PAIRED, paired
+from jaxdiff.evaluation.statistics import is_statistics, read_statistics, write_statistics
+
+__all__ = [
+    "METRICS", "NAMES", "PAIRED", "Gathered", "Metric", "Options", "Training", "as_often", "check", "check_name",
+    "chosen", "default_features", "extractor", "features", "frechet_interval", "gather", "images_of", "is_statistics",
+    "labels_of", "measure", "name_of", "paired", "read_statistics", "trained_classifier", "warnings",
+    "write_statistics",
+]  # fmt: skip

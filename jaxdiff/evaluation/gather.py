@@ -1,0 +1,140 @@
+"""One pass over a set of images: the moments of their features and, where a metric wants them, the features."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff.data import Source
+from jaxdiff.features import Features
+from jaxdiff.metrics import Moments, merged, moments
+from jaxdiff.train.parallel import replicate
+from jaxdiff.typing import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gathered:
+    """What is known of a set of images.
+
+    Attributes:
+      name: what the set is called in messages.
+      count: how many there are; None where a file does not say.
+      moments: of outputs of the features, by name.
+      arrays: outputs whole, float32 `[N, D]`, by name.
+      labels: int32 `[N]`, or None.
+      image_shape: of each, or None where a file does not say.
+      sha256: of the images' bytes, in their order; None where there were none.
+    """
+
+    name: str
+    count: int | None
+    moments: dict[str, Moments]
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    labels: np.ndarray | None = None
+    image_shape: tuple[int, int, int] | None = None
+    sha256: str | None = None
+
+
+Extract = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""uint8 images `[B, H, W, C]` -> outputs of the features, float32 `[B, D]`."""
+
+
+def extractor(features: Features, outputs: Collection[str], *, batch: int) -> Extract:
+    """`features.apply` on all local devices, compiled once: parts of a batch that is smaller are filled up and cut.
+
+    Args:
+      features: the network.
+      outputs: which of its outputs are wanted; the others are not computed.
+      batch: images at a time, rounded up to a multiple of the devices.
+    """
+    devices = jax.local_device_count()
+    share = -(-batch // devices)
+    run = jax.pmap(lambda params, x: {name: features.apply(params, x)[name] for name in outputs}, in_axes=(None, 0))
+    params = replicate(features.params)
+
+    def extract(images: np.ndarray) -> dict[str, np.ndarray]:
+        parts = []
+        for first in range(0, len(images), share * devices):
+            some = images[first : first + share * devices]
+            full = np.concatenate([some, np.repeat(some[-1:], share * devices - len(some), axis=0)])
+            found = run(params, full.reshape(devices, share, *full.shape[1:]))
+            parts.append({name: np.asarray(y).reshape(len(full), -1)[: len(some)] for name, y in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return extract
+
+
+def gather(
+    batches: Iterable[np.ndarray],
+    extract: Extract,
+    *,
+    name: str,
+    moments_of: Collection[str],
+    keep: Collection[str],
+    labels: np.ndarray | None = None,
+    progress: Callable[[int], Any] = lambda num: None,
+) -> Gathered:
+    """One pass over uint8 images, `[<= B, H, W, C]` at a time.
+
+    Args:
+      batches: the images.
+      extract: see `extractor`.
+      name: of the set.
+      moments_of: of which outputs the mean and covariance are wanted, in float64.
+      keep: which outputs are wanted whole: 4 N D bytes each.
+      labels: of the images.
+      progress: told how many images each batch had.
+
+    Raises:
+      InputError: no image, images of several sizes, or features that are not finite.
+    """
+    found: dict[str, Moments] = {}
+    kept: dict[str, list[np.ndarray]] = {output: [] for output in keep}
+    digest, count, shape = hashlib.sha256(), 0, None
+    for images in batches:
+        shape = shape or images.shape[1:]
+        if images.shape[1:] != shape:
+            raise InputError(f"{name}: images of several sizes, {shape} and {images.shape[1:]}; expected one")
+        digest.update(images.tobytes())
+        outputs = extract(images)
+        for output in moments_of:
+            new = moments(outputs[output])
+            found[output] = merged(found[output], new) if output in found else new
+        for output in keep:
+            kept[output].append(outputs[output])
+        count += len(images)
+        progress(len(images))
+    if not count:
+        raise InputError(f"{name}: there is no image")
+    arrays = {output: np.concatenate(parts) for output, parts in kept.items()}
+    return Gathered(name, count, found, arrays, labels, shape, digest.hexdigest())
+
+
+def images_of(source: Source, index: np.ndarray, *, batch: int) -> Iterator[np.ndarray]:
+    """The images numbered `index`, so many at a time."""
+    for first in range(0, len(index), batch):
+        yield source.gather(index[first : first + batch])["image"]
+
+
+def labels_of(source: Source, index: np.ndarray) -> np.ndarray | None:
+    """Their labels, or None; images in files are read for them, unless the source holds its labels."""
+    if source.num_classes is None:
+        return None
+    held = getattr(source, "labels", None)
+    if isinstance(held, np.ndarray):
+        return np.asarray(held[index])
+    some = [source.gather(index[first : first + 4096])["label"] for first in range(0, len(index), 4096)]
+    return np.concatenate(some)
+
+
+def as_often(labels: np.ndarray, num: int) -> np.ndarray:
+    """`num` labels, each as often as in `labels` up to rounding, in order.
+
+    >>> as_often(np.array([1, 0, 1, 1]), 8).tolist()
+    [0, 0, 1, 1, 1, 1, 1, 1]
+    """
+    places: np.ndarray = np.linspace(0, len(labels), num, endpoint=False).astype(int)
+    return np.asarray(np.sort(labels)[places])

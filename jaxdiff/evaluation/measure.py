@@ -1,0 +1,252 @@
+"""Many metrics of samples against a reference, from one pass over each."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import metrics
+from jaxdiff.evaluation.gather import Gathered
+from jaxdiff.features import Features
+from jaxdiff.testing import sliced_wasserstein
+from jaxdiff.typing import InputError
+
+Values = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A row of `METRICS`.
+
+    Attributes:
+      measure: `(samples, reference, options) -> values by name`.
+      moments: the outputs of the features whose moments it needs.
+      arrays: those that it needs whole.
+      inception: what its values are called where the features are Inception's, by its own names for them.
+      alone: it needs no reference.
+    """
+
+    measure: Callable[[Gathered, Gathered, "Options"], Values]
+    moments: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+    inception: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    alone: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Numbers that the metrics are defined with, and what is random in them.
+
+    Attributes:
+      seed: of subsets and projections.
+      subsets: of the kernel distance.
+      subset_size: of each.
+      neighbours: k of precision, recall, density and coverage.
+      splits: of the score.
+      projections: of the sliced Wasserstein distance.
+    """
+
+    seed: int = 0
+    subsets: int = 100
+    subset_size: int = 1000
+    neighbours: int = 5
+    splits: int = 10
+    projections: int = 1000
+
+
+def _frechet(output: str, name: str) -> Callable[[Gathered, Gathered, Options], Values]:
+    def measure(samples: Gathered, reference: Gathered, options: Options) -> Values:
+        return {name: metrics.frechet_distance(samples.moments[output], reference.moments[output])}
+
+    return measure
+
+
+def _frechet_infinity(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    found = metrics.frechet_infinity(samples.arrays["pool"], reference.moments["pool"], seed=options.seed)
+    return {"frechet_infinity": found.value}
+
+
+def _kernel(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    x, y, size = samples.arrays["pool"], reference.arrays["pool"], options.subset_size
+    found = metrics.kernel_distance(x, y, subsets=options.subsets, subset_size=size, seed=options.seed)
+    return {"kernel": found.mean, "kernel_std": found.std}
+
+
+def _score(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    found = metrics.inception_score(samples.arrays["logits_unbiased"], splits=options.splits)
+    return {"inception_score": found.mean, "inception_score_std": found.std}
+
+
+def _manifold(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    found = metrics.manifold(reference.arrays["pool"], samples.arrays["pool"], k=options.neighbours)
+    return {name: float(value) for name, value in found._asdict().items()}
+
+
+def _accuracy(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    if samples.labels is None:
+        raise InputError(f"accuracy: {samples.name} has no labels that its images should show")
+    return {"accuracy": metrics.accuracy(samples.arrays["logits"], samples.labels)}
+
+
+def _sliced_wasserstein(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    x, y = samples.arrays["pool"], reference.arrays["pool"]
+    num, rng = min(len(x), len(y)), np.random.default_rng(options.seed)
+    some = [jnp.asarray(z if len(z) == num else z[rng.permutation(len(z))[:num]]) for z in (x, y)]
+    distance = sliced_wasserstein(jax.random.key(options.seed), *some, projections=options.projections)
+    return {"sliced_wasserstein": float(distance)}
+
+
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(_frechet("pool", "frechet"), moments=("pool",), inception={"frechet": "fid"}),
+    "frechet_infinity": Metric(
+        _frechet_infinity, moments=("pool",), arrays=("pool",), inception={"frechet_infinity": "fid_infinity"}
+    ),
+    "frechet_spatial": Metric(
+        _frechet("spatial", "frechet_spatial"), moments=("spatial",), inception={"frechet_spatial": "sfid"}
+    ),
+    "kernel": Metric(_kernel, arrays=("pool",), inception={"kernel": "kid", "kernel_std": "kid_std"}),
+    "inception_score": Metric(
+        _score,
+        arrays=("logits_unbiased",),
+        inception={name: name for name in ("inception_score", "inception_score_std")},
+        alone=True,
+    ),
+    "manifold": Metric(_manifold, arrays=("pool",)),
+    "accuracy": Metric(_accuracy, arrays=("logits",), alone=True),
+    "sliced_wasserstein": Metric(_sliced_wasserstein, arrays=("pool",)),
+}
+"""By the name that `jaxdiff evaluate --metrics` gives them; those of Inception's features also by what they are then
+called."""
+
+
+def chosen(names: Collection[str], features: Features) -> dict[str, Metric]:
+    """The rows of these names.
+
+    Raises:
+      InputError: no such metric, one whose name means Inception's features, or one that these features cannot have.
+    """
+    known = {
+        theirs: name for name, metric in METRICS.items() for ours, theirs in metric.inception.items() if ours == name
+    }
+    known = {theirs: name for theirs, name in known.items() if theirs != name}
+    found: dict[str, Metric] = {}
+    for asked in names:
+        name = known.get(asked, asked)
+        if name not in METRICS:
+            raise InputError(f"--metrics {asked}: no such metric; there are {', '.join([*METRICS, *known])}")
+        if asked in known and features.name != "inception":
+            raise InputError(
+                f"--metrics {asked}: that name means Inception's features; of {features.name} it is {name}"
+            )
+        missing = [o for o in (*METRICS[name].moments, *METRICS[name].arrays) if o not in features.dimensions]
+        if missing:
+            raise InputError(f"--metrics {asked}: the features {features.name} have no {', '.join(missing)}")
+        found[name] = METRICS[name]
+    return found
+
+
+def name_of(value: str, metric: Metric, features: Features) -> str:
+    """What a value is called: always with its features, FID and the like with Inception's only.
+
+    >>> from jaxdiff.features import pixels
+    >>> name_of("frechet", METRICS["frechet"], pixels((8, 8, 1)))
+    'frechet_pixels'
+    """
+    if features.name == "inception" and value in metric.inception:
+        return metric.inception[value]
+    return f"{value}_{features.name}"
+
+
+def check(
+    rows: Mapping[str, Metric], features: Features, samples: int | None, reference: Gathered | int | None
+) -> None:
+    """Raise `InputError` where there are too few images for the covariance of a Frechet distance: with no more than
+    dimensions it is singular, and the distance means nothing."""
+    for metric in rows.values():
+        for output in metric.moments:
+            size = features.dimensions[output]
+            for what, count in (("samples", samples), ("images of the reference", reference)):
+                number = count.count if isinstance(count, Gathered) else count
+                if number is not None and number <= size:
+                    raise InputError(
+                        f"{number:,} {what} are too few for the covariance of {size:,} features of {features.name} "
+                        f"({output}): a Frechet distance needs more than {size:,}. Take more, features of fewer "
+                        "dimensions, or --metrics kernel, which is unbiased"
+                    )
+
+
+def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, reference: Gathered) -> list[str]:
+    """What is to be known of the numbers: where there are few images, and what the bias is."""
+    said = []
+    for name, metric in rows.items():
+        sizes = [features.dimensions[output] for output in metric.moments]
+        for what, count in (("samples", samples.count), ("images of the reference", reference.count)):
+            if (
+                name in ("frechet", "frechet_spatial")
+                and sizes
+                and count is not None
+                and count < min(50_000, 10 * max(sizes))
+            ):
+                said.append(
+                    f"{name}: {count:,} {what} are few for {max(sizes):,} features; the distance is too large by about "
+                    "a constant over their number. Compare it only with others of as many; frechet_infinity "
+                    "extrapolates, kernel is unbiased"
+                )
+        if name == "inception_score" and samples.count is not None and samples.count < 50_000:
+            said.append(f"inception_score: of {samples.count:,} samples; the usual 50,000 give a larger one")
+    return said
+
+
+def measure(
+    rows: Mapping[str, Metric],
+    features: Features,
+    samples: Gathered,
+    reference: Gathered,
+    options: Options | None = None,
+) -> Values:
+    """All values, by their names.
+
+    Args:
+      rows: see `chosen`.
+      features: that both were gathered in.
+      samples: see `gather`.
+      reference: likewise.
+      options: what the metrics are defined with.
+
+    Raises:
+      InputError: images of two sizes, a reference that is only moments for a metric that compares images with images.
+    """
+    shapes = samples.image_shape, reference.image_shape
+    if None not in shapes and shapes[0] != shapes[1]:
+        raise InputError(
+            f"{samples.name} has images {_size(shapes[0])}, {reference.name} {_size(shapes[1])}: make them alike, by "
+            "--size and --channels of the reference, say"
+        )
+    values: Values = {}
+    for name, metric in rows.items():
+        lacking = [output for output in metric.arrays if output not in reference.arrays]
+        if lacking and not metric.alone and name != "frechet_infinity":
+            raise InputError(
+                f"--metrics {name}: {reference.name} holds moments only, and no {', '.join(lacking)} of each image; "
+                "make it by jaxdiff statistics --keep, or give the images"
+            )
+        found = metric.measure(samples, reference, options or Options())
+        values |= {name_of(value, metric, features): float(number) for value, number in found.items()}
+    return values
+
+
+def frechet_interval(samples: Gathered, reference: Gathered, *, num: int, seed: int) -> tuple[float, float]:
+    """The basic bootstrap's 95 % interval of the Frechet distance, from `num` resamplings of the samples, which must
+    hold `pool` whole."""
+    rows, theirs = samples.arrays["pool"], reference.moments["pool"]
+    found = metrics.bootstrap(
+        lambda x: metrics.frechet_distance(metrics.moments(x), theirs), rows, num=num, level=0.95, seed=seed
+    )
+    return found.low, found.high
+
+
+def _size(shape: Any) -> str:
+    return "x".join(map(str, shape))

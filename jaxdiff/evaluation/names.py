@@ -1,0 +1,79 @@
+"""Feature spaces by their names on the command line and in a config."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxdiff import features as spaces
+from jaxdiff.data import Source
+from jaxdiff.evaluation.classifier import trained_classifier
+from jaxdiff.features import Features
+from jaxdiff.typing import InputError
+
+NAMES = ("pixels", "classifier", "classifier:FILE", "efficientnet_lite0", "inception:FILE")
+
+
+def default_features(image_shape: tuple[int, int, int], num_classes: int | None) -> str:
+    """Of grey images with labels those of a classifier of them, of colours EfficientNet-Lite0's, else the pixels.
+
+    >>> default_features((28, 28, 1), 10), default_features((32, 32, 3), None), default_features((8, 8, 1), None)
+    ('classifier', 'efficientnet_lite0', 'pixels')
+    """
+    if image_shape[-1] == 3:
+        return "efficientnet_lite0"
+    return "pixels" if num_classes is None else "classifier"
+
+
+def check_name(name: str, *, resize: str | None = None) -> None:
+    """Raise `InputError` for a name that there is not, or a file that is not there."""
+    kind, _, file = name.partition(":")
+    if kind not in {known.partition(":")[0] for known in NAMES} or (file and kind == "pixels"):
+        raise InputError(f"--features {name}: no such features; there are {', '.join(NAMES)}")
+    if kind == "inception" and not file:
+        raise InputError(
+            "--features inception: give its weights, inception:FILE; everybody uses pytorch-fid's "
+            "pt_inception-2015-12-05-6726825d.pth (its README says where it is)"
+        )
+    if file and not Path(file).is_file():
+        raise InputError(f"--features {name}: {file}: no such file")
+    if resize is not None and kind != "inception":
+        raise InputError(f"--resize {resize}: is of Inception's features, and --features is {name}")
+
+
+def features(
+    name: str,
+    image_shape: tuple[int, int, int],
+    *,
+    source: Source | None = None,
+    source_name: str = "",
+    resize: str | None = None,
+    progress: Any = iter,
+) -> Features:
+    """The features of that name.
+
+    Args:
+      name: one of `NAMES`.
+      image_shape: of the images.
+      source: what a `classifier` without a file is trained on.
+      source_name: what that is called in messages.
+      resize: of `inception`: see `features.inception`.
+      progress: see `trained_classifier`.
+
+    Raises:
+      InputError: see `check_name`; weights that cannot be read; a classifier without images to train on.
+    """
+    check_name(name, resize=resize)
+    kind, _, file = name.partition(":")
+    if kind == "pixels":
+        return spaces.pixels(image_shape)
+    if kind == "classifier":
+        if file:
+            return spaces.classifier(file)
+        if source is None:
+            raise InputError(
+                "--features classifier: is trained on the images of the reference, and there are none, only their "
+                "statistics; give classifier:FILE"
+            )
+        return trained_classifier(source, source_name, progress=progress)
+    if kind == "efficientnet_lite0":
+        return spaces.efficientnet_lite0(file or None)
+    return spaces.inception(file, resize=resize or "tf1")  # type: ignore[arg-type]

@@ -1,0 +1,55 @@
+"""Image by image: samples that are meant to be the reference's images, such as restored or compressed ones."""
+
+from collections.abc import Callable, Collection, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import metrics
+from jaxdiff.typing import Array, InputError
+
+Distance = Callable[[Array, Array], Array]
+"""`(x, y [B, H, W, C] in [-1, 1]) -> [B]`."""
+
+PAIRED: dict[str, Distance] = {"psnr": metrics.psnr, "ssim": metrics.ssim, "ms_ssim": metrics.ms_ssim}
+"""By the name that `jaxdiff evaluate --metrics` gives them; beside these lpips, which needs weights."""
+
+
+def paired(
+    names: Collection[str],
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    perceptual: tuple[str, Distance] | None = None,
+    progress: Callable[[int], object] = lambda num: None,
+) -> dict[str, float]:
+    """The means over all pairs, by name.
+
+    Args:
+      names: of `PAIRED`.
+      pairs: uint8 images, `[B, H, W, C]` each, of one shape.
+      perceptual: another distance and its name, such as `features.lpips`.
+      progress: told how many pairs each batch had.
+
+    Raises:
+      InputError: shapes that differ, no pair, or images that a metric refuses.
+
+    >>> x = np.zeros((2, 16, 16, 1), np.uint8)
+    >>> round(paired(["psnr"], [(x, x + 1)])["psnr"], 3)  # 20 log10(255)
+    48.131
+    """
+    rows = {name: jax.jit(PAIRED[name]) for name in names}
+    if perceptual is not None:
+        rows[perceptual[0]] = jax.jit(perceptual[1])
+    sums, count = dict.fromkeys(rows, 0.0), 0
+    for x, y in pairs:
+        if x.shape != y.shape:
+            raise InputError(f"paired metrics: expected images of one shape, got {x.shape} and {y.shape}")
+        a, b = (jnp.asarray(z, jnp.float32) / 127.5 - 1 for z in (x, y))
+        for name, row in rows.items():
+            sums[name] += float(np.sum(np.asarray(row(a, b)), dtype=np.float64))
+        count += len(x)
+        progress(len(x))
+    if not count:
+        raise InputError("paired metrics: there is no pair of images")
+    return {name: total / count for name, total in sums.items()}

@@ -1,0 +1,192 @@
+"""`jaxdiff evaluate` and `jaxdiff statistics`: the same numbers on every way to them, and what is refused."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli_train import fails
+
+from jaxdiff.cli import main, sample_main
+from jaxdiff.data import digits
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+PIXELS = "--features pixels"
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained / "run"
+
+
+def evaluate(tmp_path, options):
+    """What it writes."""
+    out = tmp_path / "result.json"
+    main(["evaluate", *shlex.split(options), "--out", str(out)])
+    return json.loads(out.read_text())
+
+
+def test_a_run_evaluates_as_the_pictures_that_sample_makes_of_it(run, tmp_path, capsys):
+    """A run by its name, its pictures in a .npz, and in a folder; the labels then in turn."""
+    how = "--labels 0 1 2 3 4 5 6 7 8 9 --steps 2 --seed 3"
+    metrics = "--metrics frechet kernel manifold sliced_wasserstein"
+    direct = evaluate(tmp_path, f"--run {run} --num 70 {how} {PIXELS} {metrics}")
+    sample_main(shlex.split(f"--run {run} --num 70 {how} --out {tmp_path / 'made.npz'}"))
+    sample_main(shlex.split(f"--run {run} --num 70 {how} --out {tmp_path / 'made'}"))
+    for samples in ("made.npz", "made"):
+        found = evaluate(
+            tmp_path, f"--samples {tmp_path / samples} --reference digits --seed 3 {PIXELS} {metrics} --batch 32"
+        )
+        assert found["metrics"] == pytest.approx(direct["metrics"], rel=1e-6)
+        assert found["samples"]["sha256"] == direct["samples"]["sha256"]
+        assert found["reference"]["sha256"] == direct["reference"]["sha256"]
+    assert set(direct["metrics"]) == {
+        f"{name}_pixels"
+        for name in [
+            "frechet",
+            "kernel",
+            "kernel_std",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "sliced_wasserstein",
+        ]
+    }
+    made = direct["samples"]
+    assert (made["count"], made["weights"], made["item"], made["seed"]) == (70, "step 6", "ema", 3)
+    assert (made["sample"]["steps"], made["network_evaluations"]) == (2, 4)  # with guidance, two a step
+    assert made["of_each_class"] == [7] * 10
+    assert len(made["weights_sha256"]) == 64
+    assert direct["features"]["name"] == "pixels"
+    assert direct["options"]["subset_size"] == 70
+    shown = capsys.readouterr()
+    assert "frechet_pixels " in shown.out
+    assert "warning: frechet: 70 samples are few for 64 features" in shown.err
+
+
+def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path):
+    found = evaluate(tmp_path, f"--run {run} --num 100 --steps 1 {PIXELS} --metrics kernel")
+    data = np.bincount(digits().labels)
+    assert np.abs(np.array(found["samples"]["of_each_class"]) - 100 * data / data.sum()).max() <= 1
+    found = evaluate(tmp_path, f"--run {run} --num 10 --steps 1 --labels 7 {PIXELS} --metrics kernel")
+    assert found["samples"]["of_each_class"] == [0] * 7 + [10]
+
+
+def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path):
+    samples = f"--run {run} --num 70 --labels 3 --steps 1 {PIXELS} --metrics frechet kernel"
+    main(shlex.split(f"statistics --reference digits {PIXELS} --keep --out {tmp_path / 'digits.npz'}"))
+    direct = evaluate(tmp_path, samples)
+    stored = evaluate(tmp_path, f"{samples} --reference {tmp_path / 'digits.npz'}")
+    assert stored["metrics"] == pytest.approx(direct["metrics"])
+    assert stored["reference"]["sha256"] == direct["reference"]["sha256"]
+
+
+def test_as_a_module_on_four_devices(run, tmp_path):
+    """The numbers on one device, to 1e-6, by `python -m jaxdiff`."""
+    np.savez(tmp_path / "some.npz", images=digits().images[:203])
+    options = ["--samples", str(tmp_path / "some.npz"), "--reference", "digits", *PIXELS.split(), "--batch", "50"]
+    found = {}
+    for devices in (1, 4):
+        out = tmp_path / f"{devices}.json"
+        subprocess.run(
+            [sys.executable, "-m", "jaxdiff", "evaluate", *options, "--out", str(out)], check=True, cwd=tmp_path,
+            capture_output=True, env={
+                "PATH": "/usr/bin:/bin", "NPROC": "8", "PYTHONPATH": str(Path(__file__).parents[1]),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "XDG_CACHE_HOME": str(tmp_path),
+            },
+        )  # fmt: skip
+        found[devices] = json.loads(out.read_text())
+        assert found[devices]["made_by"]["devices"].startswith(f"{devices} x ")
+    assert found[4]["metrics"] == pytest.approx(found[1]["metrics"], rel=1e-6, abs=1e-9)
+
+
+def test_an_interval_is_asked_for(run, tmp_path):
+    np.savez(tmp_path / "some.npz", images=digits().images[:300])
+    found = evaluate(tmp_path, f"--samples {tmp_path / 'some.npz'} --reference digits {PIXELS} --bootstrap 30")
+    low, high = found["intervals"]["frechet_pixels"]
+    assert low < high
+
+
+def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
+    def refuses(options, *words):
+        message = fails(capsys, main, f"evaluate {options}")
+        assert all(word in message for word in words), message
+        assert not list(tmp_path.glob("*.json"))
+
+    images = digits().images
+    np.savez(tmp_path / "some.npz", images=images[:100])
+    np.savez(tmp_path / "floats.npz", images=images[:100] / 255)
+    np.savez(tmp_path / "other.npz", images=images[:100, :6])
+    np.savez(tmp_path / "few.npz", images=images[:30])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    for i in range(3):
+        Image.fromarray(images[i, ..., 0]).save(tmp_path / "broken" / f"{i}.png")
+    (tmp_path / "broken" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    some = f"--samples {tmp_path / 'some.npz'}"
+    real = f"--reference digits {PIXELS}"
+    refuses(f"{some} {PIXELS}", "--reference: compared with what?")
+    refuses(f"--samples {tmp_path / 'floats.npz'} {real}", "expected uint8 images (0..255), got float64")
+    refuses(f"--samples {tmp_path / 'other.npz'} {real}", "images 6x8x1, digits 8x8x1", "--size")
+    refuses(f"--samples {tmp_path / 'few.npz'} {real}", "30 samples are too few for the covariance of 64 features")
+    refuses(f"--samples {tmp_path / 'empty'} {real}", "no image in it")
+    refuses(f"--samples {tmp_path / 'broken'} {real} --metrics kernel", "broken/1.png")
+    refuses(f"--samples {tmp_path / 'none.npz'} {real}", "none.npz", "no such file")
+    refuses(f"{some} --reference nonsense {PIXELS}", "--reference nonsense: unknown data set")
+    refuses(f"{some} {real} --num 101", "--num 101: there are 100 images")
+    refuses(f"{some} {real} --num 0", "--num 0: expected at least 1")
+    refuses(f"{some} {real} --steps 3", "--steps", "leave")
+    refuses(f"{some} {real} --metrics fid", "means Inception's features")
+    refuses(f"{some} {real} --metrics accuracy", "the features pixels have no logits")
+    refuses(f"{some} {real} --reference-num 0", "--reference-num 0: expected 1 to 1,797")
+    refuses(f"{some} {real} --bootstrap 3", "--bootstrap 3: expected 0 (none), or 20")
+    refuses(f"{some} --reference digits --features inception", "inception:FILE")
+    refuses(f"{some} {real} --resize clean", "--resize clean: is of Inception's")
+    refuses(f"{some} {real} --out {tmp_path / 'x.txt'}", "ends in .json")
+    refuses(f"{some} {real} --metrics psnr", "image i with image i", "has 100 and digits 1,797")
+    refuses(f"{some} --reference {tmp_path / 'few.npz'} --reference-num 30 --num 30 --metrics ssim", "11")
+    refuses(f"{some} {real} --metrics lpips", "--lpips TRUNK LINEAR")
+    refuses(f"{some} {real} --metrics bits_per_dim_vlb", "is of a network; give its --run")
+    refuses(
+        f"--run {run} --reference {tmp_path / 'some.npz'} --metrics bits_per_dim_vlb", "knows images 8x8x1 of 10 cl"
+    )
+    refuses(f"{some} {real} --metrics kernel --bootstrap 50", "is of the Frechet distance")
+    refuses(f"--run {tmp_path / 'nowhere'} --num 70 {PIXELS}", "no run here")
+    refuses(f"{real} --num 70", "give either --run FOLDER")
+    assert "--reference: which" in fails(capsys, main, f"statistics {PIXELS} --out {tmp_path / 's.npz'}")
+    assert "ends in .npz" in fails(capsys, main, f"statistics {real} --out {tmp_path / 's.png'}")
+
+
+def test_image_by_image(tmp_path):
+    """Of images and a copy with levels 2 higher: 20 log10(255 / 2) decibels."""
+    images = np.random.default_rng(0).integers(0, 250, (12, 16, 16, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images)
+    np.savez(tmp_path / "b.npz", images=images + 2)
+    sets = f"--samples {tmp_path / 'a.npz'} --reference {tmp_path / 'b.npz'} --metrics psnr ssim"
+    found = evaluate(tmp_path, f"{sets} --batch 5")["metrics"]
+    assert found["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
+    assert 0.99 < found["ssim"] < 1
+    assert found == pytest.approx(evaluate(tmp_path, sets)["metrics"], rel=1e-6)
+
+
+def test_bits_per_dim_of_a_run_on_images(run, tmp_path):
+    """Of a network after six steps the bound is poor but finite; more images, a smaller error."""
+    few = evaluate(tmp_path, f"--run {run} --reference-num 20 --metrics bits_per_dim_vlb")
+    more = evaluate(tmp_path, f"--run {run} --reference-num 80 --metrics bits_per_dim_vlb --batch 32")
+    a, b = few["metrics"], more["metrics"]
+    assert 2 < a["bits_per_dim_vlb"] < 20
+    assert abs(a["bits_per_dim_vlb"] - b["bits_per_dim_vlb"]) < 5 * a["bits_per_dim_vlb_error"]
+    assert 0 < b["bits_per_dim_vlb_error"] < a["bits_per_dim_vlb_error"]
+    assert more["likelihood"]["images"] == 80
+
+
+def test_unlabelled_samples_in_an_npz_are_unlabelled(tmp_path):
+    """sample.py writes -1 for the labels that there are not."""
+    np.savez(tmp_path / "some.npz", images=digits().images[:100], labels=np.full(100, -1))
+    found = evaluate(tmp_path, f"--samples {tmp_path / 'some.npz'} --reference digits {PIXELS} --metrics kernel")
+    assert found["samples"]["count"] == 100
