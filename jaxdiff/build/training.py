@@ -109,12 +109,14 @@ def steps_per_call(config: Config, *, done: int = 0) -> int:
     """
     # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
     log = config.log
-    others = [number for number in (log.snapshot_every, evaluate_every(config), done) if number]
+    others = [n for n in (log.snapshot_every, evaluate_every(config), config.evaluate.every, done) if n]
     counts = (config.train.steps, log.samples_every, log.checkpoint_every, *others)
     if config.train.steps_per_call is not None:
         for count in counts:
             if count % config.train.steps_per_call:
-                names = "train.steps, the numbers log.*_every (but log.every) and the step to resume from"
+                names = (
+                    "train.steps, the numbers log.*_every (but log.every), evaluate.every and the step to resume from"
+                )
                 raise InputError(f"--train.steps-per-call {config.train.steps_per_call}: must divide {names} {counts}")
         return config.train.steps_per_call
     if jax.default_backend() == "cpu":

@@ -5,28 +5,26 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from jaxdiff import build, runs, sampling
+from jaxdiff import build, runs
 from jaxdiff import config as configs
-from jaxdiff.cli import hosts, plan
+from jaxdiff.cli import callbacks, hosts, plan
 from jaxdiff.cli.common import tell
 from jaxdiff.cli.plan import Job
 from jaxdiff.cli.snapshots import snapshots_of
 from jaxdiff.config import Config
 from jaxdiff.data import Source, batches
-from jaxdiff.data.images import grid, write_png
+from jaxdiff.data.images import write_png
 from jaxdiff.data.workers import InProcesses
 from jaxdiff.remote import Place
 from jaxdiff.report import Report, plot_loss
-from jaxdiff.train import DataError, NonFiniteLossError, TrainState, evaluate, fit
+from jaxdiff.train import DataError, NonFiniteLossError, TrainState, fit
 from jaxdiff.train.checkpoint import Checkpoints, SaveError
 from jaxdiff.train.feed import Feed
 from jaxdiff.train.loop import Every
@@ -95,10 +93,11 @@ def _run(job: Job, *, command: str) -> None:
         (folder / "wandb_id").unlink(missing_ok=True)  # of one that came to no checkpoint
     hosts.meet("the folder is made")
     hosts.agree({"run.json in --run": "seen" if hosts.sees(folder / "run.json") else "missing"})
+    best = "eval_loss" if config.log.best_by == "eval_loss" else callbacks.frechet_name(job)
     with Checkpoints(
         folder / "checkpoints",
         keep=config.log.keep,
-        best="eval_loss",
+        best=best,
         keep_best=config.log.keep_best,
         on_saved=lambda: _try_to_push(job.place),
         say=_say,
@@ -121,17 +120,18 @@ def _run(job: Job, *, command: str) -> None:
             if hosts.many():  # then the first of their exchanges, for which gloo waits 30 seconds, come together
                 parallel.run.lower(begun.state, parallel.feed(plan.zeros(job, per_call)), begun.key).compile()
                 hosts.meet("the step is compiled")
-            pictures, evaluated = _pictures(job), {}
+            pictures = callbacks.pictures(job)
+            evaluated: dict[int, dict[str, float]] = {}
 
             def tell_evaluated(step: int, values: dict[str, float]) -> None:
-                evaluated[step] = values
+                evaluated.setdefault(step, {}).update(values)
                 report.scalars(step, values)
 
             def save(state: TrainState, step: int) -> None:
                 snapshots.wait()  # a run that resumes from here does not make that snapshot again
                 whole, key = parallel.to_global((state, begun.key))
                 data = {"place": feed.place(), "report": report.get_state()}
-                metrics = {name: value for name, value in evaluated.get(step, {}).items() if name == "eval_loss"}
+                metrics = {name: value for name, value in evaluated.get(step, {}).items() if name == best}
                 checkpoints.save(whole, key, data=data, description=job.description, metrics=metrics)
 
             def show(state: TrainState, step: int) -> None:
@@ -152,16 +152,17 @@ def _run(job: Job, *, command: str) -> None:
                 checkpoints.wait()
                 return f"and saved at step {step}; the same command continues:\n  {command}"
 
-            callbacks = [
+            between = [
                 *snapshots.callbacks,
-                *_evaluating(job, tell_evaluated),
+                *callbacks.evaluating(job, tell_evaluated, _say),
+                *callbacks.comparing(job, tell_evaluated, _say),
                 Every(config.log.checkpoint_every, save),
                 Every(config.log.samples_every, show),
             ]
             try:
                 state = fit(
                     begun.state, feed, run_steps, begun.key, steps=config.train.steps, steps_per_call=per_call,
-                    on_metrics=report.metrics, callbacks=callbacks, stop=stopped.is_set,
+                    on_metrics=report.metrics, callbacks=between, stop=stopped.is_set,
                     skip_limit=config.train.skip_limit, say=_say,
                 )  # fmt: skip
             except NonFiniteLossError as error:
@@ -304,47 +305,3 @@ def sample_hint(place: Place, spec: build.Spec) -> str:
     """The command that samples a run."""
     labels = [] if spec.num_classes is None else ["--labels", str(min(3, spec.num_classes - 1))]
     return shlex.join(["python", "sample.py", "--run", place.name, "--num", "64", *labels, "--out", "samples.png"])
-
-
-def _pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
-    """`(params, key) -> a grid of pictures`, made by all hosts together."""
-    config, num, classes = job.config, job.config.log.samples, job.spec.num_classes
-    generate, mesh = sampling.generator(config, job.spec), job.parallel.mesh
-    program = sampling.pmapped(generate) if mesh is None else sampling.sharded(generate, mesh)
-    labels = None if classes is None else sampling.cycle(range(classes), num)
-    columns = classes if classes and classes <= num and classes <= 16 else None
-
-    def make(params: Any, key: Array) -> np.ndarray:
-        images = np.concatenate(list(sampling.in_batches(program, config, params, key, labels, num=num, batch=num)))
-        return grid(images, columns=columns)
-
-    return make
-
-
-def _evaluating(job: Job, tell: Callable[[int, dict[str, float]], None]) -> list[Every]:
-    """Every host evaluates its share. One image that cannot be read is no reason to end, where all can go on alike."""
-    mesh = job.parallel.mesh
-
-    def trying(evaluation: Every) -> Every:
-        def call(state: TrainState, step: int) -> None:
-            try:
-                evaluation.call(state, step)
-            except (InputError, OSError) as error:
-                if hosts.many():
-                    raise
-                _say(f"no evaluation at step {step}: {error}")
-
-        return Every(evaluation.every, call)
-
-    found = build.evaluating(
-        job.config,
-        job.spec,
-        job.held_out,
-        job.keys().evaluation,
-        tell,
-        make=evaluate.pmapped if mesh is None else partial(evaluate.sharded, mesh=mesh),
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        total=evaluate.over_processes,
-    )
-    return [trying(evaluation) for evaluation in found]

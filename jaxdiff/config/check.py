@@ -13,6 +13,7 @@ LONGEST = 12**-0.5
 def check(config: Config) -> None:
     """Raise `InputError` for a value that no run can have, naming its field."""
     lengths, every = config.train.ema_lengths, config.log.snapshot_every
+    held_out, compared = bool(config.data.holdout or config.data.eval_split), config.evaluate.every is not None
     rules: dict[str, tuple[bool, str]] = {
         "seed": (0 <= config.seed < 2**32, "0 <= seed < 2^32"),
         "data.size": (config.data.size is None or config.data.size >= 1, "at least 1"),
@@ -70,9 +71,14 @@ def check(config: Config) -> None:
         "log.keep": (config.log.keep >= 1, "at least 1"),
         "log.keep_best": (
             config.log.keep_best == 0
-            or (config.log.keep_best > 0 and bool(config.data.holdout or config.data.eval_split)),
-            "0 (none); or more, with --data.holdout or --data.eval-split to know them by",
+            or (config.log.keep_best > 0 and (held_out if config.log.best_by == "eval_loss" else compared)),
+            "0 (none); or more, with something to know them by: --data.holdout or --data.eval-split, or with "
+            "--log.best-by frechet an --evaluate.every",
         ),
+        "evaluate.every": (config.evaluate.every is None or config.evaluate.every >= 1, "at least 1"),
+        "evaluate.samples": (config.evaluate.samples >= 2, "at least 2"),
+        "evaluate.reference": (config.evaluate.reference is None or config.evaluate.reference >= 2, "at least 2"),
+        "evaluate.batch": (config.evaluate.batch >= 1, "at least 1"),
     }
     rules["log.snapshot_every"] = (
         every is None or (every >= 1 and bool(lengths)),

@@ -163,9 +163,28 @@ class Log:
     keep: int = 2
     """Latest checkpoints to keep."""
     keep_best: int = 0
-    """Best checkpoints to keep too, those of the lowest eval_loss; needs data.holdout or data.eval_split."""
+    """Best checkpoints to keep too, by log.best_by."""
+    best_by: Literal["eval_loss", "frechet"] = "eval_loss"
+    """The lowest loss of held-out images (data.holdout, data.eval_split), or Frechet distance (evaluate.every)."""
     snapshot_every: int | None = None
     """Save the averages of train.ema_lengths, and keep them all; the last step is saved anyway. Default: not at all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Samples against the images trained on, while training: a Frechet distance in features that are named with it."""
+
+    every: int | None = None
+    """Steps; default: not at all."""
+    samples: int = 2500
+    """How many, made as `sample` says by the moving average; more than the features have dimensions."""
+    reference: int | None = None
+    """With so many of the images; default all."""
+    features: str | None = None
+    """pixels, classifier (trained on the images with their labels, and kept) or classifier:FILE, efficientnet_lite0,
+    inception:FILE. Default: classifier for grey images with labels, efficientnet_lite0 for colours, else pixels."""
+    batch: int = 256
+    """Images at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,3 +200,4 @@ class Config:
     train: Train = Train()
     sample: Sample = Sample()
     log: Log = Log()
+    evaluate: Evaluate = Evaluate()

@@ -1,0 +1,117 @@
+"""What is done between the steps of a training: pictures, the loss of held-out images, samples against the data."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxdiff import build, evaluation, sampling
+from jaxdiff.cli import hosts
+from jaxdiff.cli.plan import Job
+from jaxdiff.data.images import grid
+from jaxdiff.train import TrainState, evaluate
+from jaxdiff.train.loop import Every
+from jaxdiff.typing import Array, InputError
+
+Tell = Callable[[int, dict[str, float]], None]
+Say = Callable[[str], None]
+
+
+def _program(job: Job) -> Any:
+    generate, mesh = sampling.generator(job.config, job.spec), job.parallel.mesh
+    return sampling.pmapped(generate) if mesh is None else sampling.sharded(generate, mesh)
+
+
+def pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
+    """`(params, key) -> a grid of pictures`, made by all hosts together."""
+    config, num, classes = job.config, job.config.log.samples, job.spec.num_classes
+    program = _program(job)
+    labels = None if classes is None else sampling.cycle(range(classes), num)
+    columns = classes if classes and classes <= num and classes <= 16 else None
+
+    def make(params: Any, key: Array) -> np.ndarray:
+        images = np.concatenate(list(sampling.in_batches(program, config, params, key, labels, num=num, batch=num)))
+        return grid(images, columns=columns)
+
+    return make
+
+
+def evaluating(job: Job, tell: Tell, say: Say) -> list[Every]:
+    """The loss of held-out images. Every host evaluates its share."""
+    mesh = job.parallel.mesh
+    found = build.evaluating(
+        job.config,
+        job.spec,
+        job.held_out,
+        job.keys().evaluation,
+        tell,
+        make=evaluate.pmapped if mesh is None else partial(evaluate.sharded, mesh=mesh),
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        total=evaluate.over_processes,
+    )
+    return [_trying(each, "evaluation", say) for each in found]
+
+
+def frechet_name(job: Job) -> str:
+    """What the distance of samples to the data is called in this run."""
+    name = _features_name(job).partition(":")[0]
+    return "fid" if name == "inception" else f"frechet_{name}"
+
+
+def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
+    """The Frechet distance of the moving average's samples to the images trained on, every `evaluate.every` steps.
+
+    All hosts make the samples together, and each has all of them and all of the data: so all say the same.
+    """
+    settings, config = job.config.evaluate, job.config
+    if settings.every is None:
+        return []
+    space = evaluation.features(
+        _features_name(job), job.spec.image_shape, source=job.source, source_name=config.data.name,
+        progress=partial(tqdm, desc="classifier", unit="step", disable=not hosts.first()),
+    )  # fmt: skip
+    rows = evaluation.chosen(["frechet"], space)
+    index = np.arange(len(job.source))
+    if settings.reference is not None:
+        index = np.sort(np.random.default_rng(0).permutation(index)[: settings.reference])
+    evaluation.check(rows, space, settings.samples, len(index))
+    extract = evaluation.extractor(space, ["pool"], batch=settings.batch)
+    gather = partial(evaluation.gather, extract=extract, moments_of=["pool"], keep=[])
+    with tqdm(total=len(index), unit="img", desc="real images", disable=not hosts.first()) as bar:
+        real = gather(
+            evaluation.images_of(job.source, index, batch=settings.batch), name=config.data.name, progress=bar.update
+        )
+    theirs = evaluation.labels_of(job.source, index)
+    labels = None if theirs is None else evaluation.as_often(theirs, settings.samples)
+    program, key = _program(job), jax.random.fold_in(job.keys().pictures, 1)
+
+    def compare(state: TrainState, step: int) -> None:
+        made = sampling.in_batches(
+            program, config, state.ema["ema"], key, labels, num=settings.samples, batch=settings.batch
+        )
+        samples = gather(made, name=f"step {step}")
+        tell(step, evaluation.measure(rows, space, samples, real))
+
+    return [_trying(Every(settings.every, compare), "comparison with the data", say)]
+
+
+def _features_name(job: Job) -> str:
+    return job.config.evaluate.features or evaluation.default_features(job.spec.image_shape, job.spec.num_classes)
+
+
+def _trying(each: Every, what: str, say: Say) -> Every:
+    """An image that cannot be read, or pictures that are not finite, end nothing where all can go on alike."""
+
+    def call(state: TrainState, step: int) -> None:
+        try:
+            each.call(state, step)
+        except (InputError, OSError) as error:
+            if hosts.many():
+                raise
+            say(f"no {what} at step {step}: {error}")
+
+    return Every(each.every, call)
