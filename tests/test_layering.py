@@ -67,6 +67,7 @@ MAY_IMPORT = {
         "metrics",
         "features",
         "models",
+        "pretrained",
         "data",
         "train",
         "testing",

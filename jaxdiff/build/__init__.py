@@ -20,7 +20,7 @@ from jaxdiff.build.training import (
 
 __all__ = [
     "SCHEDULES", "SPACINGS", "TIMES", "Spec", "averages", "bits_per_dim", "check_options", "check_unused", "denoiser",
-    "eval_loss_fn", "evaluate_every", "evaluating", "evaluation", "init_params", "learning_rate", "loss_fn", "measured", "model",
-    "named", "network", "optimizer", "preconditioning", "sampler", "schedule", "source", "sources", "steps_per_call",
-    "times", "times_seen", "trained", "with_lora",
+    "eval_loss_fn", "evaluate_every", "evaluating", "evaluation", "init_params", "learning_rate", "loss_fn", "measured",
+    "model", "named", "network", "optimizer", "preconditioning", "sampler", "schedule", "source", "sources",
+    "steps_per_call", "times", "times_seen", "trained", "with_lora",
 ]  # fmt: skip

@@ -19,8 +19,8 @@ def bits_per_dim(config: Config, spec: Spec, which: str, *, steps: int = 1000) -
     their "..._square", which say how far the mean may be off.
 
     vlb: the discrete bound, `likelihood.vlb`, of the ancestral sampler with `sample.variance` and `sample.clip` on all
-    steps of the table, or on `steps` of a continuous schedule. ode: of the probability-flow ODE on images with uniform noise between
-    their levels, `likelihood.dequantised` of `likelihood.ode` with one of Hutchinson's probes.
+    steps of the table, or on `steps` of a continuous schedule. ode: of the probability-flow ODE on images with uniform
+    noise between their levels, `likelihood.dequantised` of `likelihood.ode` with one of Hutchinson's probes.
 
     Args:
       config: of which `diffusion`, `model` and those two of `sample` are read.

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from jaxdiff import build, evaluation, sampling
 from jaxdiff.cli import hosts
 from jaxdiff.cli.plan import Job
+from jaxdiff.config import Config
 from jaxdiff.data.images import grid
 from jaxdiff.train import TrainState, evaluate
 from jaxdiff.train.loop import Every
@@ -56,10 +57,21 @@ def evaluating(job: Job, tell: Tell, say: Say) -> list[Every]:
     return [_trying(each, "evaluation", say) for each in found]
 
 
-def frechet_name(job: Job) -> str:
-    """What the distance of samples to the data is called in this run."""
-    name = _features_name(job).partition(":")[0]
-    return "fid" if name == "inception" else f"frechet_{name}"
+def frechet_name(config: Config, spec: build.Spec) -> str:
+    """What the distance of samples to the data is called in a run."""
+    plan = evaluation.planned(_features_name(config, spec), spec.image_shape, spec.num_classes)
+    return evaluation.name_of("frechet", evaluation.METRICS["frechet"], plan)
+
+
+def check_comparison(config: Config, spec: build.Spec, images: int) -> None:
+    """Raise `InputError` where `comparing` would, but for weights that cannot be read."""
+    settings = config.evaluate
+    if settings.every is None:
+        return
+    name = _features_name(config, spec)
+    evaluation.check_name(name)
+    plan = evaluation.planned(name, spec.image_shape, spec.num_classes)
+    evaluation.check(evaluation.chosen(["frechet"], plan), plan, settings.samples, settings.reference or images)
 
 
 def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
@@ -71,14 +83,13 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
     if settings.every is None:
         return []
     space = evaluation.features(
-        _features_name(job), job.spec.image_shape, source=job.source, source_name=config.data.name,
+        _features_name(config, job.spec), job.spec.image_shape, source=job.source, source_name=config.data.name,
         progress=partial(tqdm, desc="classifier", unit="step", disable=not hosts.first()),
     )  # fmt: skip
     rows = evaluation.chosen(["frechet"], space)
     index = np.arange(len(job.source))
     if settings.reference is not None:
         index = np.sort(np.random.default_rng(0).permutation(index)[: settings.reference])
-    evaluation.check(rows, space, settings.samples, len(index))
     extract = evaluation.extractor(space, ["pool"], batch=settings.batch)
     gather = partial(evaluation.gather, extract=extract, moments_of=["pool"], keep=[])
     with tqdm(total=len(index), unit="img", desc="real images", disable=not hosts.first()) as bar:
@@ -99,8 +110,8 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
     return [_trying(Every(settings.every, compare), "comparison with the data", say)]
 
 
-def _features_name(job: Job) -> str:
-    return job.config.evaluate.features or evaluation.default_features(job.spec.image_shape, job.spec.num_classes)
+def _features_name(config: Config, spec: build.Spec) -> str:
+    return config.evaluate.features or evaluation.default_features(spec.image_shape, spec.num_classes)
 
 
 def _trying(each: Every, what: str, say: Say) -> Every:

@@ -219,12 +219,16 @@ def check_features(real: Real) -> None:
         raise InputError(f"--resize {real.resize}: is of Inception's features; give --features inception:FILE too")
 
 
+def features_name(real: Real, shape: tuple[int, int, int], source: Source | None) -> str:
+    """What is asked for, or what fits the images."""
+    return real.features or evaluation.default_features(shape, None if source is None else source.num_classes)
+
+
 def features_of(real: Real, shape: tuple[int, int, int], source: Source | None, name: str = "") -> Features:
     """The features asked for, or those that fit the images; a classifier is trained now if there is none yet."""
-    asked = real.features or evaluation.default_features(shape, None if source is None else source.num_classes)
     return evaluation.features(
-        asked, shape, source=source, source_name=name or str(real.reference), resize=real.resize,
-        progress=partial(tqdm, desc="classifier", unit="step"),
+        features_name(real, shape, source), shape, source=source, source_name=name or str(real.reference),
+        resize=real.resize, progress=partial(tqdm, desc="classifier", unit="step"),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from jaxdiff.cli.compared import (
     Samples,
     bar,
     check_features,
+    features_name,
     features_of,
     from_files,
     from_network,
@@ -52,9 +53,10 @@ def statistics(
     _check_out(out, ".npz")
     check_features(real)
     source, index = source_of(real.section(), real)
+    plan = evaluation.planned(features_name(real, source.image_shape, source), source.image_shape, source.num_classes)
+    evaluation.check(evaluation.chosen(["frechet"], plan), plan, len(index), None)
     space = features_of(real, source.image_shape, source)
     outputs: list[str] = [name for name in ("pool", "spatial") if name in space.dimensions]
-    evaluation.check(evaluation.chosen(["frechet"], space), space, len(index), None)
     found = gather_real(
         space, source, index, real.reference, moments_of=outputs, keep=outputs[:1] if keep else [], batch=batch
     )
@@ -152,11 +154,13 @@ def _in_features(
     result: dict[str, Any],
 ) -> None:
     """Sets of images against each other."""
-    space = features_of(real, samples.shape, reference.source, reference.name)
-    rows = evaluation.chosen(names, space)
-    evaluation.check(rows, space, samples.num, reference.num)
+    classes = None if reference.source is None else reference.source.num_classes
+    plan = evaluation.planned(features_name(real, samples.shape, reference.source), samples.shape, classes)
+    rows = evaluation.chosen(names, plan)
+    evaluation.check(rows, plan, samples.num, reference.num)
     if bootstrap and "frechet" not in rows:
         raise InputError("--bootstrap: is of the Frechet distance, which --metrics leaves out")
+    space = features_of(real, samples.shape, reference.source, reference.name)
     moments_of = sorted({output for row in rows.values() for output in row.moments})
     keep = sorted({output for row in rows.values() for output in row.arrays} | ({"pool"} if bootstrap else set()))
     theirs = reference.gathered(space, moments_of, keep, pictures.batch)

@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import build, remote, runs
 from jaxdiff import config as configs
-from jaxdiff.cli import hosts, plan, training
+from jaxdiff.cli import callbacks, hosts, plan, training
 from jaxdiff.cli.common import Words, load_pretrained, say_errors, warn_of_signal
 from jaxdiff.cli.init import check_init, with_network
 from jaxdiff.config import Config
@@ -163,6 +163,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
 
     source, held_out = build.sources(config)
     spec = build.Spec(source.image_shape, source.num_classes)
+    callbacks.check_comparison(config, spec, len(source))
     init = runs.started_from(folder) if loaded is None and saved else None
     description = runs.describe(config, source, init=init if loaded is None else runs.checksum(loaded.params))
     if saved:

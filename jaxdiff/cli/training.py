@@ -93,7 +93,7 @@ def _run(job: Job, *, command: str) -> None:
         (folder / "wandb_id").unlink(missing_ok=True)  # of one that came to no checkpoint
     hosts.meet("the folder is made")
     hosts.agree({"run.json in --run": "seen" if hosts.sees(folder / "run.json") else "missing"})
-    best = "eval_loss" if config.log.best_by == "eval_loss" else callbacks.frechet_name(job)
+    best = "eval_loss" if config.log.best_by == "eval_loss" else callbacks.frechet_name(config, job.spec)
     with Checkpoints(
         folder / "checkpoints",
         keep=config.log.keep,

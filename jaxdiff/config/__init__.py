@@ -10,6 +10,6 @@ from jaxdiff.config.sections import Config, Data, Diffusion, Evaluate, Log, Opti
 
 __all__ = [
     "FREE_ON_RESUME", "NETWORKS", "Config", "Data", "DiT", "Diffusion", "EDM2UNet", "Evaluate", "Log", "LucidrainsUNet",
-    "Model", "NCSNpp", "Network", "Optim", "Sample", "Train", "UNet", "UViT", "check", "differences", "flatten", "from_dict",
-    "load", "to_dict",
+    "Model", "NCSNpp", "Network", "Optim", "Sample", "Train", "UNet", "UViT", "check", "differences", "flatten",
+    "from_dict", "load", "to_dict",
 ]  # fmt: skip

@@ -66,11 +66,7 @@ def trained_classifier(
     Raises:
       InputError: images without labels, or fewer than two classes.
     """
-    if source.num_classes is None or source.num_classes < 2:
-        raise InputError(
-            f"{name}: a classifier needs labels of two classes at least; use --features pixels, efficientnet_lite0 or "
-            "inception:FILE"
-        )
+    check_labels(source.num_classes)
     training = training or Training()
     path = (folder or cache_folder() / "features") / f"classifier-{_identity(source, training)}.safetensors"
     if not path.is_file():
@@ -79,6 +75,15 @@ def trained_classifier(
         about = {"trained_on": name, "accuracy": accuracy, **dataclasses.asdict(training)}
         weights.write_weights(path, params, {"classifier": shape | about})
     return classifier(path)
+
+
+def check_labels(num_classes: int | None) -> None:
+    """Raise `InputError` where there are not two classes, which a classifier could be trained on."""
+    if (num_classes or 0) < 2:
+        raise InputError(
+            "--features classifier: is trained on real images with labels of two classes at least, and here are none; "
+            "give classifier:FILE, pixels, efficientnet_lite0 or inception:FILE"
+        )
 
 
 def fit(source: Source, training: Training, *, progress: Any = iter) -> tuple[PyTree, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,18 @@ from jaxdiff.testing import sliced_wasserstein
 from jaxdiff.typing import InputError
 
 Values = dict[str, float]
+
+
+class Space(Protocol):
+    """Features, or what is known of them before they are loaded."""
+
+    @property
+    def name(self) -> str:
+        """Of the features."""
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Of their outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +134,7 @@ METRICS: dict[str, Metric] = {
 called."""
 
 
-def chosen(names: Collection[str], features: Features) -> dict[str, Metric]:
+def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
     """The rows of these names.
 
     Raises:
@@ -148,7 +160,7 @@ def chosen(names: Collection[str], features: Features) -> dict[str, Metric]:
     return found
 
 
-def name_of(value: str, metric: Metric, features: Features) -> str:
+def name_of(value: str, metric: Metric, features: Space) -> str:
     """What a value is called: always with its features, FID and the like with Inception's only.
 
     >>> from jaxdiff.features import pixels
@@ -160,9 +172,7 @@ def name_of(value: str, metric: Metric, features: Features) -> str:
     return f"{value}_{features.name}"
 
 
-def check(
-    rows: Mapping[str, Metric], features: Features, samples: int | None, reference: Gathered | int | None
-) -> None:
+def check(rows: Mapping[str, Metric], features: Space, samples: int | None, reference: Gathered | int | None) -> None:
     """Raise `InputError` where there are too few images for the covariance of a Frechet distance: with no more than
     dimensions it is singular, and the distance means nothing."""
     for metric in rows.values():

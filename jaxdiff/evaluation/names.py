@@ -1,12 +1,15 @@
 """Feature spaces by their names on the command line and in a config."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxdiff import features as spaces
 from jaxdiff.data import Source
-from jaxdiff.evaluation.classifier import trained_classifier
+from jaxdiff.evaluation.classifier import check_labels, trained_classifier
 from jaxdiff.features import Features
+from jaxdiff.models.convnet import ConvNet
+from jaxdiff.pretrained import efficientnet_file
 from jaxdiff.typing import InputError
 
 NAMES = ("pixels", "classifier", "classifier:FILE", "efficientnet_lite0", "inception:FILE")
@@ -24,7 +27,7 @@ def default_features(image_shape: tuple[int, int, int], num_classes: int | None)
 
 
 def check_name(name: str, *, resize: str | None = None) -> None:
-    """Raise `InputError` for a name that there is not, or a file that is not there."""
+    """Raise `InputError` for a name that there is not, or a file or package that is not there."""
     kind, _, file = name.partition(":")
     if kind not in {known.partition(":")[0] for known in NAMES} or (file and kind == "pixels"):
         raise InputError(f"--features {name}: no such features; there are {', '.join(NAMES)}")
@@ -35,8 +38,41 @@ def check_name(name: str, *, resize: str | None = None) -> None:
         )
     if file and not Path(file).is_file():
         raise InputError(f"--features {name}: {file}: no such file")
+    if name == "efficientnet_lite0":
+        efficientnet_file()
     if resize is not None and kind != "inception":
         raise InputError(f"--resize {resize}: is of Inception's features, and --features is {name}")
+
+
+class Planned(NamedTuple):
+    """Features before they are loaded, or trained.
+
+    Attributes:
+      name: of the features.
+      dimensions: of their outputs.
+    """
+
+    name: str
+    dimensions: dict[str, int]
+
+
+def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | None) -> Planned:
+    """What is known of the features of that name, one of `NAMES`, on such images; `InputError` for a classifier of
+    images without labels.
+
+    >>> planned("classifier", (28, 28, 1), 10)
+    Planned(name='classifier', dimensions={'pool': 128, 'logits': 10})
+    """
+    kind = name.partition(":")[0]
+    if name == "classifier":
+        check_labels(num_classes)
+    known = {
+        "pixels": {"pool": math.prod(image_shape)},
+        "classifier": {"pool": ConvNet.widths[-1], "logits": num_classes or 0},
+        "efficientnet_lite0": {"pool": 1280, "logits": 1000},
+        "inception": {"pool": 2048, "spatial": 2023, "logits_unbiased": 1008, "logits": 1008},
+    }
+    return Planned(kind, known[kind])
 
 
 def features(
@@ -68,11 +104,8 @@ def features(
     if kind == "classifier":
         if file:
             return spaces.classifier(file)
-        if source is None:
-            raise InputError(
-                "--features classifier: is trained on the images of the reference, and there are none, only their "
-                "statistics; give classifier:FILE"
-            )
+        check_labels(None if source is None else source.num_classes)
+        assert source is not None
         return trained_classifier(source, source_name, progress=progress)
     if kind == "efficientnet_lite0":
         return spaces.efficientnet_lite0(file or None)
