@@ -63,7 +63,7 @@ def test_a_run_evaluates_as_the_pictures_that_sample_makes_of_it(run, tmp_path, 
     assert made["of_each_class"] == [7] * 10
     assert len(made["weights_sha256"]) == 64
     assert direct["features"]["name"] == "pixels"
-    assert direct["options"]["subset_size"] == 70
+    assert direct["options"]["subset_size"] == 35
     shown = capsys.readouterr()
     assert "frechet_pixels " in shown.out
     assert "warning: frechet: 70 samples are few for 64 features" in shown.err
@@ -77,13 +77,24 @@ def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path):
     assert found["samples"]["of_each_class"] == [0] * 7 + [10]
 
 
-def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path):
-    samples = f"--run {run} --num 70 --labels 3 --steps 1 {PIXELS} --metrics frechet kernel"
+def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
+    samples = f"--run {run} --num 70 --steps 1 {PIXELS} --metrics frechet kernel"
     main(shlex.split(f"statistics --reference digits {PIXELS} --keep --out {tmp_path / 'digits.npz'}"))
     direct = evaluate(tmp_path, samples)
     stored = evaluate(tmp_path, f"{samples} --reference {tmp_path / 'digits.npz'}")
     assert stored["metrics"] == pytest.approx(direct["metrics"])
     assert stored["reference"]["sha256"] == direct["reference"]["sha256"]
+    assert stored["samples"]["sha256"] == direct["samples"]["sha256"]  # the labels too are those of the images
+    main(shlex.split(f"statistics --reference digits {PIXELS} --out {tmp_path / 'moments.npz'}"))
+    for options, words in [
+        (f"{samples} --reference {tmp_path / 'moments.npz'}", "has no features (pool) of each image"),
+        (
+            f"--run {run} --num 64 {PIXELS} --metrics frechet --reference {tmp_path / 'moments.npz'}",
+            "64 samples are too",
+        ),
+        (f"{samples} --reference {tmp_path / 'moments.npz'} --size 4", "--size 4: the reference"),
+    ]:
+        assert words in fails(capsys, main, f"evaluate {options}")
 
 
 def test_as_a_module_on_four_devices(run, tmp_path):
@@ -125,7 +136,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     np.savez(tmp_path / "few.npz", images=images[:30])
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
-    for i in range(3):
+    for i in range(12):
         Image.fromarray(images[i, ..., 0]).save(tmp_path / "broken" / f"{i}.png")
     (tmp_path / "broken" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     some = f"--samples {tmp_path / 'some.npz'}"
@@ -148,8 +159,18 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     refuses(f"{some} --reference digits --features inception", "inception:FILE")
     refuses(f"{some} {real} --resize clean", "--resize clean: is of Inception's")
     refuses(f"{some} {real} --out {tmp_path / 'x.txt'}", "ends in .json")
-    refuses(f"{some} {real} --metrics psnr", "image i with image i", "has 100 and digits 1,797")
-    refuses(f"{some} --reference {tmp_path / 'few.npz'} --reference-num 30 --num 30 --metrics ssim", "11")
+    refuses(f"{some} {real} --metrics psnr", "image i with image i", "has 100, digits 1,797")
+    refuses(f"{some} --reference {tmp_path / 'few.npz'} --num 30 --metrics ssim", "is of all pairs; leave --num")
+    refuses(f"{some} --reference {tmp_path / 'some.npz'} --metrics ssim", "11")
+    refuses(f"--run {run} --num 70 --metrics psnr", "a run's are no copies")
+    refuses(f"{some} {real} --batch 0", "--batch 0: expected at least 1")
+    refuses(f"{some} {real} --seed -1", "--seed -1: expected at least 0")
+    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json")
+    refuses(f"--run {run} --num 70 --size 4 {PIXELS}", "--size 4: the reference is the data of the run")
+    refuses(f"--run {run} --num 70 --features classifier --metrics frechett", "no such metric")
+    for name, content in [("cut", (tmp_path / "some.npz").read_bytes()[:300]), ("nothing", b""), ("text", b"no set")]:
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        refuses(f"{some} --reference {tmp_path / name}.npz {PIXELS}", f"{name}.npz: not a readable numpy file")
     refuses(f"{some} {real} --metrics lpips", "--lpips TRUNK LINEAR")
     refuses(f"{some} {real} --metrics bits_per_dim_vlb", "is of a network; give its --run")
     refuses(
@@ -172,6 +193,9 @@ def test_image_by_image(tmp_path):
     assert found["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
     assert 0.99 < found["ssim"] < 1
     assert found == pytest.approx(evaluate(tmp_path, sets)["metrics"], rel=1e-6)
+    same = evaluate(tmp_path, sets.replace("b.npz", "a.npz"))["metrics"]
+    assert same["psnr"] is None  # JSON has no infinity
+    assert same["ssim"] == pytest.approx(1)
 
 
 def test_bits_per_dim_of_a_run_on_images(run, tmp_path):
@@ -182,7 +206,7 @@ def test_bits_per_dim_of_a_run_on_images(run, tmp_path):
     assert 2 < a["bits_per_dim_vlb"] < 20
     assert abs(a["bits_per_dim_vlb"] - b["bits_per_dim_vlb"]) < 5 * a["bits_per_dim_vlb_error"]
     assert 0 < b["bits_per_dim_vlb_error"] < a["bits_per_dim_vlb_error"]
-    assert more["likelihood"]["images"] == 80
+    assert more["likelihood"]["bits_per_dim_vlb"]["images"] == 80
 
 
 def test_unlabelled_samples_in_an_npz_are_unlabelled(tmp_path):

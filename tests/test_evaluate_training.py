@@ -36,7 +36,8 @@ def test_a_training_tells_the_distance_that_evaluate_finds(here):
     best = min(found, key=found.__getitem__)
     with Checkpoints(here / "run" / "checkpoints", read_only=True) as checkpoints:
         assert set(checkpoints.steps()) == {best, 4}
-        assert checkpoints.metrics(4) == {"frechet_pixels": found[4]}
+        (key,) = set(checkpoints.metrics(4)) - {"frechet_pixels"}  # with a mark of the settings
+        assert checkpoints.metrics(4) == {"frechet_pixels": found[4], key: found[4]}
     # Other samples of the same law: 70 of them, whose own spread the distance has.
     main(shlex.split("evaluate --run run --num 70 --features pixels --metrics frechet --out e.json"))
     again = json.loads((here / "e.json").read_text())["metrics"]["frechet_pixels"]
@@ -60,6 +61,7 @@ def test_what_cannot_be_compared_is_said_before_the_first_step(here, capsys):
         ("--evaluate.every 2 --evaluate.samples 64 --evaluate.features pixels", "64 samples are too few"),
         ("--evaluate.every 2 --evaluate.features inception", "inception:FILE"),
         ("--evaluate.every 2 --evaluate.features nonsense", "no such features"),
+        (f"{OPTIONS} --evaluate.every 3", "expected a multiple of --log.checkpoint-every 2"),
         ("--log.keep-best 1 --log.best-by frechet", "--evaluate.every"),
         ("--evaluate.every 2 --train.steps-per-call 4 --train.steps 8", "evaluate.every"),
     ]:

@@ -103,6 +103,12 @@ def test_too_few_images_for_the_covariance_are_refused_and_few_are_told_of(real)
         evaluation.check(rows, SPACE, 65, 10)
     evaluation.check(rows, SPACE, 65, None)
     evaluation.check(evaluation.chosen(["kernel"], SPACE), SPACE, 10, 10)
+    with pytest.raises(InputError, match="kernel: needs 10 samples at least, there are 9"):
+        evaluation.check(evaluation.chosen(["kernel"], SPACE), SPACE, 9, 10)
+    infinity = evaluation.chosen(["frechet_infinity"], SPACE)  # whose smallest subset has half of the samples
+    with pytest.raises(InputError, match="128 samples are too few.*frechet_infinity needs more than 128"):
+        evaluation.check(infinity, SPACE, 128, 1000)
+    evaluation.check(infinity, SPACE, 129, 65)
     few, many = gathered(real[:100]), gathered(real)
     assert ["100 samples are few" in said for said in evaluation.warnings(rows, SPACE, few, many)] == [True]
     assert evaluation.warnings(rows, SPACE, many, many) == []
@@ -113,7 +119,7 @@ def test_sets_that_cannot_be_compared_are_refused(real):
     whole = gathered(real)
     with pytest.raises(InputError, match="images 8x8x1, other 6x8x1: make them alike"):
         evaluation.measure(rows, SPACE, whole, dataclasses.replace(whole, name="other", image_shape=(6, 8, 1)))
-    with pytest.raises(InputError, match="holds moments only.*--keep"):
+    with pytest.raises(InputError, match="has no features .pool. of each image.*--keep"):
         evaluation.measure(rows, SPACE, whole, gathered(real, keep=()))
     with pytest.raises(InputError, match="there is no image"):
         gathered(real[:0])
@@ -239,6 +245,23 @@ def test_other_images_or_settings_have_another_classifier(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(next(tmp_path.glob("*.safetensors")).read_bytes()[:100])
     with pytest.raises(InputError, match="not readable as a file of weights"):
         classifier(tmp_path / "other.safetensors")
+
+
+def test_an_inception_score_does_not_depend_on_the_order_of_classes():
+    """Perfect predictions of ten classes as often, in order: 10, and not 1 in each of ten parts."""
+    logits = 50 * np.eye(10, dtype=np.float32)[np.repeat(np.arange(10), 500)]
+    space = dataclasses.replace(SPACE, name="inception", dimensions={"logits_unbiased": 10})
+    rows = evaluation.chosen(["inception_score"], space)
+    found = evaluation.Gathered("samples", 5000, {}, {"logits_unbiased": logits})
+    score = evaluation.measure(rows, space, found, evaluation.Gathered("reference", None, {}))["inception_score"]
+    assert 9.5 < score <= 10  # a part has not each class exactly as often
+
+
+def test_labels_of_a_part_are_those_of_the_whole():
+    part = Subset(Subset(digits(), np.arange(100, 200)), np.arange(10, 30))
+    index = np.array([3, 0, 7])
+    np.testing.assert_array_equal(evaluation.labels_of(part, index), part.gather(index)["label"])
+    assert evaluation.labels_of(ArraySource(digits().images), index) is None
 
 
 def test_labels_as_often_as_in_the_data():

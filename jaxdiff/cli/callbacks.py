@@ -1,5 +1,7 @@
 """What is done between the steps of a training: pictures, the loss of held-out images, samples against the data."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,15 +65,30 @@ def frechet_name(config: Config, spec: build.Spec) -> str:
     return evaluation.name_of("frechet", evaluation.METRICS["frechet"], plan)
 
 
+def best_name(config: Config, spec: build.Spec) -> str:
+    """What the best checkpoints are known by: "eval_loss", or the distance with a mark of what it was measured with.
+
+    Distances of other numbers of samples, made otherwise, are not compared; a run may go on with other ones.
+    """
+    if config.log.best_by == "eval_loss":
+        return "eval_loss"
+    how = {name: value for name, value in vars(config.evaluate).items() if name not in ("every", "batch")}
+    digest = hashlib.sha256(json.dumps([how, vars(config.sample)], sort_keys=True).encode()).hexdigest()
+    return f"{frechet_name(config, spec)}@{digest[:8]}"
+
+
 def check_comparison(config: Config, spec: build.Spec, images: int) -> None:
     """Raise `InputError` where `comparing` would, but for weights that cannot be read."""
     settings = config.evaluate
     if settings.every is None:
         return
     name = _features_name(config, spec)
-    evaluation.check_name(name)
-    plan = evaluation.planned(name, spec.image_shape, spec.num_classes)
-    evaluation.check(evaluation.chosen(["frechet"], plan), plan, settings.samples, settings.reference or images)
+    try:
+        evaluation.check_name(name)
+        plan = evaluation.planned(name, spec.image_shape, spec.num_classes)
+        evaluation.check(evaluation.chosen(["frechet"], plan), plan, settings.samples, settings.reference or images)
+    except InputError as error:
+        raise InputError(f"--evaluate: {error}".replace("--features", "--evaluate.features")) from None
 
 
 def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
@@ -89,7 +106,7 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
     rows = evaluation.chosen(["frechet"], space)
     index = np.arange(len(job.source))
     if settings.reference is not None:
-        index = np.sort(np.random.default_rng(0).permutation(index)[: settings.reference])
+        index = evaluation.some_of(index, settings.reference, np.random.default_rng(0))
     extract = evaluation.extractor(space, ["pool"], batch=settings.batch)
     gather = partial(evaluation.gather, extract=extract, moments_of=["pool"], keep=[])
     with tqdm(total=len(index), unit="img", desc="real images", disable=not hosts.first()) as bar:
@@ -98,7 +115,7 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
         )
     theirs = evaluation.labels_of(job.source, index)
     labels = None if theirs is None else evaluation.as_often(theirs, settings.samples)
-    program, key = _program(job), jax.random.fold_in(job.keys().pictures, 1)
+    program, key = _program(job), job.keys().comparison
 
     def compare(state: TrainState, step: int) -> None:
         made = sampling.in_batches(

@@ -19,7 +19,9 @@ from jaxdiff.config import Config, Data, check, to_dict
 from jaxdiff.data import Source
 from jaxdiff.evaluation import Gathered
 from jaxdiff.features import Features
+from jaxdiff.files import sha256
 from jaxdiff.typing import InputError, PyTree
+from jaxdiff.weights import named
 
 MOST = 50_000
 """How many samples of a run there are by default, at most: what papers report an FID of."""
@@ -50,6 +52,14 @@ class Real:
     colours, else pixels."""
     resize: Resize | None = None
     """Of inception: tf1 as the original, clean as clean-fid, pytorch as pytorch-fid."""
+
+    def refuse(self, why: str, *names: str) -> None:
+        """Raise `InputError` for a setting that would be ignored."""
+        plain = Real()
+        for name in names:
+            if getattr(self, name) != getattr(plain, name):
+                flag = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                raise InputError(f"{flag}: the reference {self.reference or ''} {why}: leave it out".replace("  ", " "))
 
     def section(self) -> Data:
         """The same as the section of a config."""
@@ -93,6 +103,7 @@ class Reference(NamedTuple):
       labels: theirs, or None.
       about: what else it takes to find them again.
       gathered: `(features, moments_of, keep, batch)` -> what is known of them.
+      features: of a file of statistics, the name of those that they are in.
     """
 
     name: str
@@ -103,6 +114,7 @@ class Reference(NamedTuple):
     labels: np.ndarray | None
     about: dict[str, Any]
     gathered: Callable[[Features, list[str], list[str], int], Gathered]
+    features: str | None = None
 
     def images(self, batch: int) -> Iterator[np.ndarray]:
         """All of them."""
@@ -113,16 +125,13 @@ class Reference(NamedTuple):
 def reference_of(real: Real, pictures: Pictures, *, made: bool) -> Reference:
     """Nothing of it is read yet but labels."""
     if real.reference is not None and evaluation.is_statistics(Path(real.reference)):
-        path = Path(real.reference)
-
-        def read(space: Features, moments_of: list[str], keep: list[str], batch: int) -> Gathered:
-            return evaluation.read_statistics(path, space)
-
-        return Reference(str(path), None, None, None, np.arange(0), None, {"file": str(path)}, read)
+        real.refuse("are statistics", "reference_split", "reference_dir", "reference_num", "size", "channels")
+        return _stored(Path(real.reference))
     if real.reference is not None:
         section = real.section()
         source, index = source_of(section, real)
     elif made and pictures.run is not None:
+        real.refuse("is the data of the run", "reference_split", "reference_dir", "size", "channels")
         config, _ = runs.load_run(read_run(pictures.run))
         section = config.data
         source, index = _subset(build.sources(config)[0], real)
@@ -130,11 +139,35 @@ def reference_of(real: Real, pictures: Pictures, *, made: bool) -> Reference:
         raise InputError("--reference: compared with what? A folder, a .npz file, digits, tfds:NAME, statistics, ...")
 
     def gathered(space: Features, moments_of: list[str], keep: list[str], batch: int) -> Gathered:
-        return gather_real(space, source, index, section.name, moments_of=moments_of, keep=keep, batch=batch)
+        if not moments_of and not keep:  # metrics of the samples alone
+            return Gathered(section.name, len(index), {}, labels=labels, image_shape=source.image_shape)
+        return gather_real(
+            space, source, index, section.name, moments_of=moments_of, keep=keep, batch=batch, labels=labels
+        )
 
-    about = {name: value for name, value in vars(section).items() if name in ("split", "size", "channels") and value}
+    names = ["size", "channels", *(["split"] if section.name.startswith(("tfds:", "hf:")) else [])]
+    about = {name: getattr(section, name) for name in names} | {"chosen": real.reference_num}
     labels = evaluation.labels_of(source, index)
     return Reference(section.name, len(index), source.image_shape, source, index, labels, about, gathered)
+
+
+def _stored(path: Path) -> Reference:
+    """Statistics in a file."""
+    try:
+        about = evaluation.read_about(path)
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise InputError(
+            f"{path}: not readable as statistics ({error}); make it again by jaxdiff statistics"
+        ) from error
+    shape = about.get("image_shape")
+
+    def gathered(space: Features, moments_of: list[str], keep: list[str], batch: int) -> Gathered:
+        return evaluation.read_statistics(path, space)
+
+    return Reference(
+        str(path), about.get("count"), None if shape is None else tuple(shape), None, np.arange(0),
+        about.get("labels"), {"file": path.name}, gathered, about.get("features", {}).get("name"),
+    )  # fmt: skip
 
 
 def source_of(section: Data, real: Real) -> tuple[Source, np.ndarray]:
@@ -146,11 +179,10 @@ def source_of(section: Data, real: Real) -> tuple[Source, np.ndarray]:
 
 
 def _subset(source: Source, real: Real) -> tuple[Source, np.ndarray]:
-    num = real.reference_num
-    if num is not None and not 1 <= num <= len(source):
+    num = len(source) if real.reference_num is None else real.reference_num
+    if not 1 <= num <= len(source):
         raise InputError(f"--reference-num {num}: expected 1 to {len(source):,}, there are so many")
-    everything = np.arange(len(source))
-    return source, everything if num is None else np.sort(np.random.default_rng(0).permutation(everything)[:num])
+    return source, evaluation.some_of(np.arange(len(source)), num, np.random.default_rng(0))
 
 
 def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
@@ -165,10 +197,10 @@ def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
         raise InputError(str(error).replace("--data.name", "--samples")) from None
     if num is not None and num > len(source):
         raise InputError(f"--num {num}: there are {len(source):,} images in {name}")
-    index = np.arange(num or len(source))
+    index = evaluation.some_of(np.arange(len(source)), num or len(source), np.random.default_rng(0))
     draw = partial(evaluation.images_of, source, index, batch=pictures.batch)
     labels = evaluation.labels_of(source, index)
-    return Samples(name, len(index), source.image_shape, labels, draw, dict)
+    return Samples(name, len(index), source.image_shape, labels, draw, lambda: {"chosen": num})
 
 
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:
@@ -186,28 +218,38 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
 
     def draw() -> Iterator[np.ndarray]:
         found["weights"], params = made.load()
-        found["weights_sha256"] = _sha256(params)
+        found["weights_sha256"] = sha256_of(params)
         return made.draw(params)
 
     def about() -> dict[str, Any]:
         evaluations = sampling.network_evaluations(made.config, made.spec)
-        how = to_dict(made.config)["sample"]
+        config = {name: to_dict(made.config)[name] for name in ("sample", "diffusion", "model")}
         labels = None if made.labels is None else np.bincount(made.labels).tolist()
-        chosen = {"item": pictures.weights, "dtype": made.config.model.dtype, "seed": pictures.seed}
-        return {**found, **chosen, "sample": how, "network_evaluations": evaluations, "of_each_class": labels}
+        chosen = {"item": pictures.weights, "seed": pictures.seed, "batch": pictures.batch}
+        if pictures.classifier is not None:
+            chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": pictures.classifier_scale or 1.0}
+        return {**found, **chosen, "network_evaluations": evaluations, "of_each_class": labels, **config}
 
     return Samples(name, num, made.spec.image_shape, made.labels, draw, about)
 
 
 def gather_real(
-    space: Features, source: Source, index: np.ndarray, name: str, *, moments_of: list[str], keep: list[str], batch: int
+    space: Features,
+    source: Source,
+    index: np.ndarray,
+    name: str,
+    *,
+    moments_of: list[str],
+    keep: list[str],
+    batch: int,
+    labels: np.ndarray | None,
 ) -> Gathered:
     """One pass over the real images, with a progress bar."""
     extract = evaluation.extractor(space, {*moments_of, *keep}, batch=batch)
     with bar(len(index), "real images") as progress:
         return evaluation.gather(
             evaluation.images_of(source, index, batch=batch), extract, name=name, moments_of=moments_of, keep=keep,
-            labels=evaluation.labels_of(source, index), progress=progress,
+            labels=labels, progress=progress,
         )  # fmt: skip
 
 
@@ -219,16 +261,21 @@ def check_features(real: Real) -> None:
         raise InputError(f"--resize {real.resize}: is of Inception's features; give --features inception:FILE too")
 
 
-def features_name(real: Real, shape: tuple[int, int, int], source: Source | None) -> str:
-    """What is asked for, or what fits the images."""
-    return real.features or evaluation.default_features(shape, None if source is None else source.num_classes)
+def features_name(real: Real, shape: tuple[int, int, int], source: Source | None, stored: str | None = None) -> str:
+    """What is asked for, what the statistics are in, or what fits the images."""
+    if stored in ("classifier", "inception") and real.features is None:
+        raise InputError(
+            f"{real.reference}: is in the features of {stored}; give --features {stored}:FILE, those weights"
+        )
+    fitting = evaluation.default_features(shape, None if source is None else source.num_classes)
+    return real.features or stored or fitting
 
 
-def features_of(real: Real, shape: tuple[int, int, int], source: Source | None, name: str = "") -> Features:
-    """The features asked for, or those that fit the images; a classifier is trained now if there is none yet."""
+def features_of(real: Real, asked: str, shape: tuple[int, int, int], source: Source | None, name: str) -> Features:
+    """The features of that name; a classifier is trained now if there is none yet."""
     return evaluation.features(
-        features_name(real, shape, source), shape, source=source, source_name=name or str(real.reference),
-        resize=real.resize, progress=partial(tqdm, desc="classifier", unit="step"),
+        asked, shape, source=source, source_name=name, resize=real.resize,
+        progress=partial(tqdm, desc="classifier", unit="step"),
     )  # fmt: skip
 
 
@@ -239,10 +286,11 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
         yield shown.update
 
 
-def _sha256(params: PyTree) -> str:
-    """Of all the parameters' bytes, in the tree's order."""
+def sha256_of(params: PyTree) -> str:
+    """Of all parameters with their names, in the tree's order."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(params)):
+    for name, leaf in named(jax.device_get(params)).items():
+        digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 

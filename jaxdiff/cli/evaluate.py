@@ -1,10 +1,13 @@
 """`jaxdiff evaluate` and `jaxdiff statistics`: samples against real images, in numbers that can be repeated."""
 
 import dataclasses
+import importlib.util
 import json
+import math
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,11 +28,13 @@ from jaxdiff.cli.compared import (
     from_network,
     gather_real,
     reference_of,
+    sha256_of,
     size_of,
     source_of,
 )
 from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.data import Subset, in_order
+from jaxdiff.data.images import check_folder
 from jaxdiff.files import write_atomically
 from jaxdiff.train import evaluate as losses
 from jaxdiff.typing import InputError
@@ -50,16 +55,18 @@ def statistics(
     """
     if real.reference is None:
         raise InputError("--reference: which images? A folder, a .npz file, digits, tfds:NAME, ...")
-    _check_out(out, ".npz")
+    _check(out, ".npz", batch=batch)
     check_features(real)
     source, index = source_of(real.section(), real)
-    plan = evaluation.planned(features_name(real, source.image_shape, source), source.image_shape, source.num_classes)
-    evaluation.check(evaluation.chosen(["frechet"], plan), plan, len(index), None)
-    space = features_of(real, source.image_shape, source)
+    asked = features_name(real, source.image_shape, source)
+    plan = evaluation.planned(asked, source.image_shape, source.num_classes)
+    evaluation.check(evaluation.chosen(["frechet"], plan), plan, None, len(index))
+    space = features_of(real, asked, source.image_shape, source, real.reference)
     outputs: list[str] = [name for name in ("pool", "spatial") if name in space.dimensions]
     found = gather_real(
-        space, source, index, real.reference, moments_of=outputs, keep=outputs[:1] if keep else [], batch=batch
-    )
+        space, source, index, real.reference, moments_of=outputs, keep=outputs[:1] if keep else [], batch=batch,
+        labels=evaluation.labels_of(source, index),
+    )  # fmt: skip
     evaluation.write_statistics(out, found, space)
     print(f"{out}: {found.count:,} images of {real.reference} in the features {space.name}")
 
@@ -92,8 +99,7 @@ def evaluate(
         out: A .json file with the numbers and all that it takes to repeat them.
     """
     started = time.perf_counter()
-    if out is not None:
-        _check_out(out, ".json")
+    _check(out, ".json", batch=pictures.batch, seed=pictures.seed)
     if num is not None and num < 1:
         raise InputError(f"--num {num}: expected at least 1")
     if bootstrap and not 20 <= bootstrap <= 100_000:
@@ -103,25 +109,38 @@ def evaluate(
     of_features = [name for name in metrics if name not in (*pairs, *bits)]
     if bits and (samples is not None or pictures.run is None):
         raise InputError(f"--metrics {bits[0]}: is of a network; give its --run, and no --samples")
+    if pairs and samples is None:
+        raise InputError(
+            f"--metrics {pairs[0]}: compares image i of --samples with real image i; a run's are no copies"
+        )
     if ("lpips" in pairs) != (lpips is not None):
         raise InputError("--metrics lpips and --lpips TRUNK LINEAR, its weights: give both or none")
     check_features(real)
     reference = reference_of(real, pictures, made=samples is None)
-    compared = None
-    if of_features or pairs:
-        compared = from_files(samples, num, pictures) if samples is not None else from_network(pictures, reference, num)
-        if reference.shape is not None and reference.shape != compared.shape:
-            raise InputError(
-                f"{compared.name} has images {size_of(compared.shape)}, {reference.name} {size_of(reference.shape)}: "
-                "make the real ones alike by --size and --channels"
-            )
-    result: dict[str, Any] = {"metrics": {}, "intervals": {}, "warnings": []}
-    if compared is not None and pairs:  # before what takes long, for it refuses more
-        result["metrics"] |= _paired(pairs, compared, reference, lpips, pictures.batch, result)
+    if samples is not None:
+        compared = from_files(samples, num, pictures)
+    elif of_features or not bits:
+        compared = from_network(pictures, reference, num)
+    else:
+        compared = None
+    if compared is not None and reference.shape is not None and reference.shape != compared.shape:
+        raise InputError(
+            f"{compared.name} has images {size_of(compared.shape)}, {reference.name} {size_of(reference.shape)}: "
+            "make the real ones alike by --size and --channels"
+        )
+    # All that can be refused is, before anything is made: each of these checks, and is the work that is left.
+    work = [_bits(name, reference, pictures) for name in bits]
+    if compared is not None and pairs:
+        work.append(_paired(pairs, compared, reference, real, num, lpips, pictures.batch))
     if compared is not None and of_features:
-        _in_features(of_features, compared, reference, real, pictures, bootstrap, result)
-    for name in bits:
-        result["metrics"] |= _bits(name, reference, pictures, result)
+        work.append(_in_features(of_features, compared, reference, real, pictures, bootstrap))
+    result: dict[str, Any] = {"metrics": {}, "intervals": {}, "warnings": []}
+    for do in work:
+        for section, found in do().items():
+            if section == "warnings":
+                result[section] += found
+            else:
+                result[section] = {**result.get(section, {}), **found}
     result["made_by"] = {
         "jaxdiff": version("jaxdiff"),
         "jax": jax.__version__,
@@ -129,91 +148,121 @@ def evaluate(
         "seconds": round(time.perf_counter() - started, 1),
         "command": shlex.join(["jaxdiff", *sys.argv[1:]]),
     }
-    for warning in result["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    what = "" if compared is None else f"{compared.name}, {compared.num:,} images, against "
-    print(f"{what}{reference.name}" + ("" if reference.num is None else f", {reference.num:,} images"))
-    for name, value in result["metrics"].items():
-        low, high = result["intervals"].get(name, (None, None))
-        print(f"{name:36} {value:.6g}" + ("" if low is None else f"   (95 %: {low:.6g} to {high:.6g})"))
+    _tell(result, compared, reference)
     if out is not None:
+        text = json.dumps(result | {"metrics": {name: _finite(x) for name, x in result["metrics"].items()}}, indent=2)
         try:
-            write_atomically(out, (json.dumps(result, indent=2) + "\n").encode())
+            write_atomically(out, (text + "\n").encode())
         except OSError as error:
             raise InputError(f"--out {out}: cannot be written ({error})") from error
         print(f"all of it: {out}")
 
 
+Found = dict[str, Any]
+"""Sections of the result."""
+
+
+def _tell(result: Found, samples: Samples | None, reference: Reference) -> None:
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    what = "" if samples is None else f"{samples.name}, {samples.num:,} images, against "
+    print(f"{what}{reference.name}" + ("" if reference.num is None else f", {reference.num:,} images"))
+    for name, value in result["metrics"].items():
+        low, high = result["intervals"].get(name, (None, None))
+        print(f"{name:36} {value:.6g}" + ("" if low is None else f"   (95 %: {low:.6g} to {high:.6g})"))
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity, which the PSNR of a set with a pair of equal images is."""
+    return value if math.isfinite(value) else None
+
+
 def _in_features(
-    names: list[str],
-    samples: Samples,
-    reference: Reference,
-    real: Real,
-    pictures: Pictures,
-    bootstrap: int,
-    result: dict[str, Any],
-) -> None:
+    names: list[str], samples: Samples, reference: Reference, real: Real, pictures: Pictures, bootstrap: int
+) -> Callable[[], Found]:
     """Sets of images against each other."""
     classes = None if reference.source is None else reference.source.num_classes
-    plan = evaluation.planned(features_name(real, samples.shape, reference.source), samples.shape, classes)
+    asked = features_name(real, samples.shape, reference.source, reference.features)
+    plan = evaluation.planned(asked, samples.shape, classes)
     rows = evaluation.chosen(names, plan)
     evaluation.check(rows, plan, samples.num, reference.num)
     if bootstrap and "frechet" not in rows:
         raise InputError("--bootstrap: is of the Frechet distance, which --metrics leaves out")
-    space = features_of(real, samples.shape, reference.source, reference.name)
-    moments_of = sorted({output for row in rows.values() for output in row.moments})
-    keep = sorted({output for row in rows.values() for output in row.arrays} | ({"pool"} if bootstrap else set()))
-    theirs = reference.gathered(space, moments_of, keep, pictures.batch)
-    extract = evaluation.extractor(space, {*moments_of, *keep}, batch=pictures.batch)
-    with bar(samples.num, "samples") as progress:
-        ours = evaluation.gather(
-            samples.draw(), extract, name=samples.name, moments_of=moments_of, keep=keep, labels=samples.labels,
-            progress=progress,
-        )  # fmt: skip
-    size = min(evaluation.Options.subset_size, samples.num, theirs.count or evaluation.Options.subset_size)
-    options = evaluation.Options(seed=pictures.seed, subset_size=size)
-    result["metrics"] |= evaluation.measure(rows, space, ours, theirs, options)
-    if bootstrap:
-        name = evaluation.name_of("frechet", rows["frechet"], space)
-        result["intervals"][name] = evaluation.frechet_interval(ours, theirs, num=bootstrap, seed=pictures.seed)
-    result["warnings"] += evaluation.warnings(rows, space, ours, theirs)
-    result["features"] = {"name": space.name, **space.description}
-    result["samples"] = {"name": samples.name, "count": ours.count, "sha256": ours.sha256, **samples.about()}
-    result["reference"] = {"name": theirs.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about}
-    result["options"] = dataclasses.asdict(options)
+    if "accuracy" in rows and samples.labels is None:
+        raise InputError(f"--metrics accuracy: {samples.name} has no labels that its images should show")
+
+    def work() -> Found:
+        space = features_of(real, asked, samples.shape, reference.source, reference.name)
+        moments_of = sorted({output for row in rows.values() for output in row.moments})
+        keep = sorted({output for row in rows.values() for output in row.arrays} | ({"pool"} if bootstrap else set()))
+        against = sorted({output for row in rows.values() for output in row.against})
+        theirs = reference.gathered(space, moments_of, against, pictures.batch)
+        evaluation.check_reference(rows, theirs)
+        extract = evaluation.extractor(space, {*moments_of, *keep}, batch=pictures.batch)
+        with bar(samples.num, "samples") as progress:
+            ours = evaluation.gather(
+                samples.draw(), extract, name=samples.name, moments_of=moments_of, keep=keep, labels=samples.labels,
+                progress=progress,
+            )  # fmt: skip
+        size = evaluation.subset_size(samples.num, theirs.count)
+        options = evaluation.Options(seed=pictures.seed, subset_size=size)
+        found: Found = {
+            "metrics": evaluation.measure(rows, space, ours, theirs, options),
+            "warnings": evaluation.warnings(rows, space, ours, theirs),
+            "features": {"name": space.name, **space.description},
+            "samples": {"name": samples.name, "count": ours.count, "sha256": ours.sha256, **samples.about()},
+            "reference": {"name": theirs.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about},
+            "options": dataclasses.asdict(options) | {"bootstrap": bootstrap},
+        }
+        if bootstrap:
+            name = evaluation.name_of("frechet", rows["frechet"], space)
+            interval = evaluation.frechet_interval(ours, theirs, num=bootstrap, seed=pictures.seed)
+            found["intervals"] = {name: interval}
+        return found
+
+    return work
 
 
 def _paired(
     names: list[str],
     samples: Samples,
     reference: Reference,
+    real: Real,
+    num: int | None,
     weights: tuple[Path, Path] | None,
     batch: int,
-    result: dict[str, Any],
-) -> dict[str, float]:
+) -> Callable[[], Found]:
     """Image by image."""
-    if reference.num != samples.num or reference.source is None:
+    if num is not None or real.reference_num is not None:
+        raise InputError(f"--metrics {names[0]}: is of all pairs; leave --num and --reference-num out")
+    if reference.source is None or reference.num != samples.num:
         raise InputError(
-            f"--metrics {names[0]}: compares image i with image i; {samples.name} has {samples.num:,} and "
-            f"{reference.name} {'none' if reference.num is None else format(reference.num, ',')}. Give as many of each "
-            "(--num, --reference-num)"
+            f"--metrics {names[0]}: compares image i with image i; {samples.name} has {samples.num:,}, "
+            f"{reference.name} {'none' if reference.source is None else format(len(reference.source), ',')}"
         )
-    perceptual = None
+    perceptual, about = None, {}
     if weights is not None:
-        trunk = "vgg" if "vgg" in weights[1].name else "alex"
-        distance = features.lpips(*weights, trunk=trunk)  # type: ignore[arg-type]
-        perceptual, result["lpips"] = (distance.name, distance), distance.description
-    with bar(samples.num, "pairs") as progress:
-        return evaluation.paired(
-            [name for name in names if name != "lpips"], zip(samples.draw(), reference.images(batch), strict=True),
-            perceptual=perceptual, progress=progress,
-        )  # fmt: skip
+        distance = features.lpips(*weights, trunk="vgg" if "vgg" in weights[1].name else "alex")
+        perceptual, about = (distance.name, distance), {"lpips": distance.description}
+
+    def work() -> Found:
+        with bar(samples.num, "pairs") as progress:
+            means = evaluation.paired(
+                [name for name in names if name != "lpips"], zip(samples.draw(), reference.images(batch), strict=True),
+                perceptual=perceptual, progress=progress,
+            )  # fmt: skip
+        sets = {"samples": {"name": samples.name, "count": samples.num}, "reference": {"name": reference.name}}
+        return {"metrics": means, **sets, **about}
+
+    return work
 
 
-def _bits(name: str, reference: Reference, pictures: Pictures, result: dict[str, Any]) -> dict[str, float]:
+def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], Found]:
     """Of a run's network on the real images: the mean, and its standard error over them."""
     if reference.source is None:
         raise InputError(f"--metrics {name}: is of images; {reference.name} holds their statistics only")
+    if name == "bits_per_dim_ode" and importlib.util.find_spec("diffrax") is None:
+        raise InputError(f"--metrics {name} needs diffrax: pip install 'jaxdiff[ode]'")
     made = prepare(pictures, 1)
     source = Subset(reference.source, reference.numbers)
     if (source.image_shape, source.num_classes) != (made.spec.image_shape, made.spec.num_classes):
@@ -222,23 +271,42 @@ def _bits(name: str, reference: Reference, pictures: Pictures, result: dict[str,
             f"{made.spec.num_classes or 'no'} classes; {reference.name} has {size_of(source.image_shape)} of "
             f"{source.num_classes or 'no'}"
         )
-    program = losses.pmapped(build.bits_per_dim(made.config, made.spec, BITS[name]))
-    said, params = made.load()
     devices = jax.local_device_count()
     size = -(-min(pictures.batch, len(source)) // devices) * devices
-    with bar(len(source), name) as progress:
 
-        def told() -> Any:
-            for index, batch in in_order(source, batch_size=size):
-                yield index, batch
-                progress(int((index >= 0).sum()))
+    def work() -> Found:
+        program = losses.pmapped(build.bits_per_dim(made.config, made.spec, BITS[name]))
+        said, params = made.load()
+        with bar(len(source), name) as progress:
 
-        found = losses.evaluate(params, told(), jax.random.key(pictures.seed), program)
-    variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
-    result["likelihood"] = {"weights": said, "item": pictures.weights, "seed": pictures.seed, "images": len(source)}
-    return {name: found[name], f"{name}_error": (variance / len(source)) ** 0.5}
+            def told() -> Iterator[tuple[Any, Any]]:
+                for index, batch in in_order(source, batch_size=size):
+                    yield index, batch
+                    progress(int((index >= 0).sum()))
+
+            found = losses.evaluate(params, told(), jax.random.key(pictures.seed), program)
+        variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
+        how = made.config.sample
+        about = {
+            "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params), "seed": pictures.seed,
+            "images": len(source), "of": reference.name, **reference.about, "batch": size, "clip": how.clip,
+            "variance": how.variance,
+        }  # fmt: skip
+        return {
+            "metrics": {name: found[name], f"{name}_error": (variance / len(source)) ** 0.5},
+            "likelihood": {name: about},
+        }
+
+    return work
 
 
-def _check_out(out: Path, suffix: str) -> None:
+def _check(out: Path | None, suffix: str, *, batch: int, seed: int = 0) -> None:
+    """What would be found too late."""
+    for name, value in (("batch", batch), ("seed", seed)):
+        if value < (name == "batch") or value >= 2**32:
+            raise InputError(f"--{name} {value}: expected at least {int(name == 'batch')}, below 2^32")
+    if out is None:
+        return
     if out.suffix != suffix or out.is_dir():
         raise InputError(f"--out {out}: expected a file whose name ends in {suffix}")
+    check_folder(out)

@@ -93,7 +93,7 @@ def _run(job: Job, *, command: str) -> None:
         (folder / "wandb_id").unlink(missing_ok=True)  # of one that came to no checkpoint
     hosts.meet("the folder is made")
     hosts.agree({"run.json in --run": "seen" if hosts.sees(folder / "run.json") else "missing"})
-    best = "eval_loss" if config.log.best_by == "eval_loss" else callbacks.frechet_name(config, job.spec)
+    best = callbacks.best_name(config, job.spec)
     with Checkpoints(
         folder / "checkpoints",
         keep=config.log.keep,
@@ -131,7 +131,9 @@ def _run(job: Job, *, command: str) -> None:
                 snapshots.wait()  # a run that resumes from here does not make that snapshot again
                 whole, key = parallel.to_global((state, begun.key))
                 data = {"place": feed.place(), "report": report.get_state()}
-                metrics = {name: value for name, value in evaluated.get(step, {}).items() if name == best}
+                metrics = evaluated.get(step, {})
+                measured = best.partition("@")[0]
+                metrics = metrics | ({best: metrics[measured]} if measured in metrics else {})
                 checkpoints.save(whole, key, data=data, description=job.description, metrics=metrics)
 
             def show(state: TrainState, step: int) -> None:

@@ -91,6 +91,13 @@ def check(config: Config) -> None:
             for part in name.split("."):
                 value = getattr(value, part)
             raise InputError(f"--{name} {value}: expected {expected}")
+    if config.log.keep_best and config.log.best_by == "frechet":
+        found, saved = config.evaluate.every or 1, config.log.checkpoint_every
+        if found % saved:
+            raise InputError(
+                f"--evaluate.every {found}: expected a multiple of --log.checkpoint-every {saved}, or the best would "
+                "not be among the checkpoints that --log.best-by frechet keeps"
+            )
     if config.diffusion.preconditioning is not None and config.diffusion.step_scale != 1:
         raise InputError(
             f"--diffusion.step-scale {config.diffusion.step_scale}: --diffusion.preconditioning "

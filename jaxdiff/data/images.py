@@ -54,14 +54,19 @@ def check_out(out: Path) -> None:
         raise InputError(f"--out {out}: expected a name that ends in .png (a grid) or .npz, or a folder")
     if (out.is_dir()) != (out.suffix == "") and out.exists():
         raise InputError(f"--out {out}: there is a {'folder' if out.is_dir() else 'file'} of that name")
+    check_folder(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: the folder is not empty; old and new pictures would mix. Give another")
+
+
+def check_folder(out: Path) -> None:
+    """Raise `InputError` where a file or folder of that name could not be made."""
     # A file is replaced, never written into: what counts is the folder, even if the file is there.
     folder = out if out.is_dir() else next(p for p in out.absolute().parents if p.exists())
     if not folder.is_dir():
         raise InputError(f"--out {out}: {folder} is not a folder")
     if not os.access(folder, os.W_OK):
         raise InputError(f"--out {out}: no permission to write in {folder}")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--out {out}: the folder is not empty; old and new pictures would mix. Give another")
 
 
 def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, columns: int | None = None) -> None:

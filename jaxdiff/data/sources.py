@@ -230,8 +230,8 @@ def digits() -> ArraySource:
 
 
 def array_file(path: str | Path) -> ArraySource:
-    """Images from `.npy` (images alone; memory-mapped) or `.npz` (arrays `images` or `x`, and `labels` or `y`;
-    mapped too if they are large and not compressed).
+    """Images from `.npy` (images alone; memory-mapped) or `.npz` (arrays `images`, `x` or `arr_0`, and
+    `labels`, `y` or `arr_1`; mapped too if they are large and not compressed).
 
     Raises:
       InputError: no such file, not a numpy file, no array of those names, or images that `ArraySource` refuses.
@@ -247,7 +247,7 @@ def array_file(path: str | Path) -> ArraySource:
             if magic == b"\x93NUMPY":
                 arrays = {"images": np.load(path, mmap_mode="r")}
             elif magic.startswith(b"PK"):
-                arrays, found = npz_arrays(path, file, ("images", "x", "labels", "y"))
+                arrays, found = npz_arrays(path, file, ("images", "x", "arr_0", "labels", "y", "arr_1"))
                 names = ", ".join(found) or "no array"
             else:
                 raise ValueError("the file is empty" if not magic else f"it begins with {magic!r}")
@@ -257,8 +257,8 @@ def array_file(path: str | Path) -> ArraySource:
             f"or holds Python objects such as images of several sizes. {expected}: write it again with "
             "numpy.savez(path, images=..., labels=...)."
         ) from error
-    images = arrays.get("images", arrays.get("x"))
-    labels = arrays.get("labels", arrays.get("y"))
+    images = arrays.get("images", arrays.get("x", arrays.get("arr_0")))
+    labels = arrays.get("labels", arrays.get("y", arrays.get("arr_1")))
     if images is None:
         raise InputError(f"{path}: expected an array named 'images' (or 'x'), found {names}")
     for name, array in arrays.items():

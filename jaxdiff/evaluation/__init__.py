@@ -7,19 +7,22 @@ from jaxdiff.evaluation.measure import (
     Metric,
     Options,
     check,
+    check_reference,
     chosen,
     frechet_interval,
     measure,
     name_of,
+    some_of,
+    subset_size,
     warnings,
 )
 from jaxdiff.evaluation.names import NAMES, check_name, default_features, features, planned
 from jaxdiff.evaluation.paired import PAIRED, paired
-from jaxdiff.evaluation.statistics import is_statistics, read_statistics, write_statistics
+from jaxdiff.evaluation.statistics import is_statistics, read_about, read_statistics, write_statistics
 
 __all__ = [
     "METRICS", "NAMES", "PAIRED", "Gathered", "Metric", "Options", "Training", "as_often", "check", "check_name",
-    "chosen", "default_features", "extractor", "features", "frechet_interval", "gather", "images_of", "is_statistics",
-    "labels_of", "measure", "name_of", "paired", "planned", "read_statistics", "trained_classifier", "warnings",
-    "write_statistics",
+    "check_reference", "chosen", "default_features", "extractor", "features", "frechet_interval", "gather",
+    "images_of", "is_statistics", "labels_of", "measure", "name_of", "paired", "planned", "read_about",
+    "read_statistics", "some_of", "subset_size", "trained_classifier", "warnings", "write_statistics",
 ]  # fmt: skip

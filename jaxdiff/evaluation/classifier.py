@@ -23,7 +23,6 @@ from jaxdiff.data import Source, batches, hold_out, in_order
 from jaxdiff.features import Features, classifier
 from jaxdiff.files import cache_folder
 from jaxdiff.models.convnet import ConvNet
-from jaxdiff.train.parallel import pmapped
 from jaxdiff.train.state import init_state
 from jaxdiff.train.step import train_step
 from jaxdiff.typing import Array, Batch, InputError, PyTree
@@ -38,7 +37,7 @@ class Training:
 
     Attributes:
       steps: updates.
-      batch_size: images per update, over all devices.
+      batch_size: images per update.
       learning_rate: at its peak, of AdamW, on one cycle of a cosine.
       weight_decay: of AdamW.
       seed: of everything random.
@@ -98,17 +97,13 @@ def fit(source: Source, training: Training, *, progress: Any = iter) -> tuple[Py
         optax.cosine_onecycle_schedule(training.steps, training.learning_rate), weight_decay=training.weight_decay
     )
     loss_fn = partial(_loss, network=network, shift=round(min(source.image_shape[:2]) / 14))
-    parallel = pmapped(partial(train_step, loss_fn=loss_fn, tx=tx, averages={}))
-
-    def initial(key: Array) -> Any:
-        return init_state(network.init(key, jnp.zeros((1, *source.image_shape))), tx, ())
-
+    # On one device: it is small, the same whatever their number, and of many hosts none waits for another.
+    step = jax.jit(partial(train_step, loss_fn=loss_fn, tx=tx, averages={}), donate_argnums=0)
     first, key = jax.random.split(jax.random.key(training.seed))
-    state, key = parallel.make(initial, first), parallel.place(key)
+    state = init_state(network.init(first, jnp.zeros((1, *source.image_shape))), tx, ())
     feed = batches(rest, batch_size=training.batch_size, seed=training.seed, flip=False)
     for _ in progress(range(training.steps)):
-        state, metrics = parallel.run(state, parallel.feed([next(feed)]), key)
-        jax.block_until_ready(metrics)  # calls that queue up deadlock on small machines with several forced devices
+        state, _ = step(state, next(feed), key)
     params = jax.device_get(state.params)
     right, known = 0, jax.jit(network.apply)
     for index, batch in in_order(held_out, batch_size=256):

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.data import Source
+from jaxdiff.data import Source, Subset
 from jaxdiff.features import Features
 from jaxdiff.metrics import Moments, merged, moments
 from jaxdiff.train.parallel import replicate
-from jaxdiff.typing import InputError
+from jaxdiff.typing import Array, InputError, PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Gathered:
       arrays: outputs whole, float32 `[N, D]`, by name.
       labels: int32 `[N]`, or None.
       image_shape: of each, or None where a file does not say.
-      sha256: of the images' bytes, in their order; None where there were none.
+      sha256: of the images, in their order; None where there were none.
     """
 
     name: str
@@ -52,8 +52,13 @@ def extractor(features: Features, outputs: Collection[str], *, batch: int) -> Ex
     """
     devices = jax.local_device_count()
     share = -(-batch // devices)
-    run = jax.pmap(lambda params, x: {name: features.apply(params, x)[name] for name in outputs}, in_axes=(None, 0))
-    params = replicate(features.params)
+    wanted = sorted(outputs)  # in one order, or the compiled program would not be found again
+
+    def chosen(params: PyTree, x: Array) -> dict[str, Array]:
+        found = features.apply(params, x)
+        return {name: found[name] for name in wanted}
+
+    run, params = jax.pmap(chosen, in_axes=(None, 0)), replicate(features.params)
 
     def extract(images: np.ndarray) -> dict[str, np.ndarray]:
         parts = []
@@ -98,6 +103,8 @@ def gather(
         shape = shape or images.shape[1:]
         if images.shape[1:] != shape:
             raise InputError(f"{name}: images of several sizes, {shape} and {images.shape[1:]}; expected one")
+        if not count:
+            digest.update(f"{images.dtype} {shape}".encode())
         digest.update(images.tobytes())
         outputs = extract(images)
         for output in moments_of:
@@ -109,7 +116,7 @@ def gather(
         progress(len(images))
     if not count:
         raise InputError(f"{name}: there is no image")
-    arrays = {output: np.concatenate(parts) for output, parts in kept.items()}
+    arrays = {output: np.concatenate(kept.pop(output)) for output in keep}  # so that only one is there twice
     return Gathered(name, count, found, arrays, labels, shape, digest.hexdigest())
 
 
@@ -120,9 +127,11 @@ def images_of(source: Source, index: np.ndarray, *, batch: int) -> Iterator[np.n
 
 
 def labels_of(source: Source, index: np.ndarray) -> np.ndarray | None:
-    """Their labels, or None; images in files are read for them, unless the source holds its labels."""
+    """Their labels, or None; images are read for them, unless the source, or that which it is of, holds them."""
     if source.num_classes is None:
         return None
+    if isinstance(source, Subset):
+        return labels_of(source.source, source.index[index])
     held = getattr(source, "labels", None)
     if isinstance(held, np.ndarray):
         return np.asarray(held[index])

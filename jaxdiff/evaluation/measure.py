@@ -36,16 +36,16 @@ class Metric:
     Attributes:
       measure: `(samples, reference, options) -> values by name`.
       moments: the outputs of the features whose moments it needs.
-      arrays: those that it needs whole.
+      arrays: those of the samples that it needs whole.
+      against: those of the reference.
       inception: what its values are called where the features are Inception's, by its own names for them.
-      alone: it needs no reference.
     """
 
     measure: Callable[[Gathered, Gathered, "Options"], Values]
     moments: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
     inception: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Options:
       subsets: of the kernel distance.
       subset_size: of each.
       neighbours: k of precision, recall, density and coverage.
+      manifold_size: of how many images of each set these are, at most: the time goes with the square.
       splits: of the score.
       projections: of the sliced Wasserstein distance.
     """
@@ -65,8 +66,14 @@ class Options:
     subsets: int = 100
     subset_size: int = 1000
     neighbours: int = 5
+    manifold_size: int = 10_000
     splits: int = 10
     projections: int = 1000
+
+
+def some_of(rows: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """So many rows at random, or all of them."""
+    return rows if len(rows) <= num else rows[np.sort(rng.permutation(len(rows))[:num])]
 
 
 def _frechet(output: str, name: str) -> Callable[[Gathered, Gathered, Options], Values]:
@@ -88,12 +95,17 @@ def _kernel(samples: Gathered, reference: Gathered, options: Options) -> Values:
 
 
 def _score(samples: Gathered, reference: Gathered, options: Options) -> Values:
-    found = metrics.inception_score(samples.arrays["logits_unbiased"], splits=options.splits)
+    logits = samples.arrays["logits_unbiased"]
+    # In another order: samples often come class by class, and a part of one class has the score 1.
+    shuffled = logits[np.random.default_rng(options.seed).permutation(len(logits))]
+    found = metrics.inception_score(shuffled, splits=options.splits)
     return {"inception_score": found.mean, "inception_score_std": found.std}
 
 
 def _manifold(samples: Gathered, reference: Gathered, options: Options) -> Values:
-    found = metrics.manifold(reference.arrays["pool"], samples.arrays["pool"], k=options.neighbours)
+    rng = np.random.default_rng(options.seed)
+    x, y = (some_of(z, options.manifold_size, rng) for z in (reference.arrays["pool"], samples.arrays["pool"]))
+    found = metrics.manifold(x, y, k=options.neighbours)
     return {name: float(value) for name, value in found._asdict().items()}
 
 
@@ -106,7 +118,7 @@ def _accuracy(samples: Gathered, reference: Gathered, options: Options) -> Value
 def _sliced_wasserstein(samples: Gathered, reference: Gathered, options: Options) -> Values:
     x, y = samples.arrays["pool"], reference.arrays["pool"]
     num, rng = min(len(x), len(y)), np.random.default_rng(options.seed)
-    some = [jnp.asarray(z if len(z) == num else z[rng.permutation(len(z))[:num]]) for z in (x, y)]
+    some = [jnp.asarray(some_of(z, num, rng)) for z in (x, y)]
     distance = sliced_wasserstein(jax.random.key(options.seed), *some, projections=options.projections)
     return {"sliced_wasserstein": float(distance)}
 
@@ -119,16 +131,17 @@ METRICS: dict[str, Metric] = {
     "frechet_spatial": Metric(
         _frechet("spatial", "frechet_spatial"), moments=("spatial",), inception={"frechet_spatial": "sfid"}
     ),
-    "kernel": Metric(_kernel, arrays=("pool",), inception={"kernel": "kid", "kernel_std": "kid_std"}),
+    "kernel": Metric(
+        _kernel, arrays=("pool",), against=("pool",), inception={"kernel": "kid", "kernel_std": "kid_std"}
+    ),
     "inception_score": Metric(
         _score,
         arrays=("logits_unbiased",),
         inception={name: name for name in ("inception_score", "inception_score_std")},
-        alone=True,
     ),
-    "manifold": Metric(_manifold, arrays=("pool",)),
-    "accuracy": Metric(_accuracy, arrays=("logits",), alone=True),
-    "sliced_wasserstein": Metric(_sliced_wasserstein, arrays=("pool",)),
+    "manifold": Metric(_manifold, arrays=("pool",), against=("pool",)),
+    "accuracy": Metric(_accuracy, arrays=("logits",)),
+    "sliced_wasserstein": Metric(_sliced_wasserstein, arrays=("pool",), against=("pool",)),
 }
 """By the name that `jaxdiff evaluate --metrics` gives them; those of Inception's features also by what they are then
 called."""
@@ -140,10 +153,8 @@ def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
     Raises:
       InputError: no such metric, one whose name means Inception's features, or one that these features cannot have.
     """
-    known = {
-        theirs: name for name, metric in METRICS.items() for ours, theirs in metric.inception.items() if ours == name
-    }
-    known = {theirs: name for theirs, name in known.items() if theirs != name}
+    renamed = [(metric.inception.get(name), name) for name, metric in METRICS.items()]
+    known = {theirs: ours for theirs, ours in renamed if theirs not in (None, ours)}
     found: dict[str, Metric] = {}
     for asked in names:
         name = known.get(asked, asked)
@@ -154,6 +165,8 @@ def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
                 f"--metrics {asked}: that name means Inception's features; of {features.name} it is {name}"
             )
         missing = [o for o in (*METRICS[name].moments, *METRICS[name].arrays) if o not in features.dimensions]
+        if name == "accuracy" and features.name != "classifier":
+            raise InputError("--metrics accuracy: is of --features classifier, whose classes the labels are")
         if missing:
             raise InputError(f"--metrics {asked}: the features {features.name} have no {', '.join(missing)}")
         found[name] = METRICS[name]
@@ -172,20 +185,51 @@ def name_of(value: str, metric: Metric, features: Space) -> str:
     return f"{value}_{features.name}"
 
 
-def check(rows: Mapping[str, Metric], features: Space, samples: int | None, reference: Gathered | int | None) -> None:
-    """Raise `InputError` where there are too few images for the covariance of a Frechet distance: with no more than
-    dimensions it is singular, and the distance means nothing."""
-    for metric in rows.values():
-        for output in metric.moments:
-            size = features.dimensions[output]
-            for what, count in (("samples", samples), ("images of the reference", reference)):
-                number = count.count if isinstance(count, Gathered) else count
-                if number is not None and number <= size:
-                    raise InputError(
-                        f"{number:,} {what} are too few for the covariance of {size:,} features of {features.name} "
-                        f"({output}): a Frechet distance needs more than {size:,}. Take more, features of fewer "
-                        "dimensions, or --metrics kernel, which is unbiased"
-                    )
+def check(rows: Mapping[str, Metric], features: Space, samples: int | None, reference: int | None) -> None:
+    """Raise `InputError` where there are too few images for a metric, before any is looked at; None: nobody knows.
+
+    With no more images than dimensions a covariance is singular, and a Frechet distance means nothing.
+    """
+    for name, metric in rows.items():
+        sizes = [features.dimensions[output] for output in metric.moments]
+        for what, count, sides in (("samples", samples, 2), ("images of the reference", reference, 1)):
+            twice = sides if name == "frechet_infinity" else 1  # its smallest subset has half of them
+            if sizes and count is not None and count <= twice * max(sizes):
+                raise InputError(
+                    f"{count:,} {what} are too few for the covariance of {max(sizes):,} features of {features.name}: "
+                    f"{name} needs more than {twice * max(sizes):,}. Take more, features of fewer dimensions, or the "
+                    "metric kernel, which is unbiased"
+                )
+            if name in ("kernel", "manifold") and count is not None and count < SMALLEST:
+                raise InputError(f"{name}: needs {SMALLEST} {what} at least, there are {count}")
+    splits = Options.splits
+    if "inception_score" in rows and samples is not None and samples < splits:
+        raise InputError(f"inception_score: needs {splits} samples at least, there are {samples}")
+
+
+SMALLEST = 10
+"""Images for metrics of neighbours and of subsets."""
+
+
+def check_reference(rows: Mapping[str, Metric], reference: Gathered) -> None:
+    """Raise `InputError` where a reference, of a file of statistics, lacks what a metric compares with."""
+    for name, metric in rows.items():
+        lacking = [output for output in metric.moments if output not in reference.moments]
+        lacking += [f"features ({output}) of each image" for output in metric.against if output not in reference.arrays]
+        if lacking:
+            raise InputError(
+                f"--metrics {name}: {reference.name} has no {', '.join(lacking)}; make it by jaxdiff statistics "
+                "(--keep keeps those of each image), give the images, or other --metrics"
+            )
+
+
+def subset_size(samples: int | None, reference: int | None) -> int:
+    """Of the kernel distance: 1,000, or half of the smaller set, so that subsets differ.
+
+    >>> subset_size(50_000, 600), subset_size(50_000, None)
+    (300, 1000)
+    """
+    return min([Options.subset_size, *(count // 2 for count in (samples, reference) if count is not None)])
 
 
 def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, reference: Gathered) -> list[str]:
@@ -205,6 +249,9 @@ def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, 
                     "a constant over their number. Compare it only with others of as many; frechet_infinity "
                     "extrapolates, kernel is unbiased"
                 )
+        smallest = subset_size(samples.count, reference.count)
+        if name == "kernel" and smallest < Options.subset_size:
+            said.append(f"kernel: of subsets of {smallest:,}, for there are few images; the usual ones are of 1,000")
         if name == "inception_score" and samples.count is not None and samples.count < 50_000:
             said.append(f"inception_score: of {samples.count:,} samples; the usual 50,000 give a larger one")
     return said
@@ -235,14 +282,9 @@ def measure(
             f"{samples.name} has images {_size(shapes[0])}, {reference.name} {_size(shapes[1])}: make them alike, by "
             "--size and --channels of the reference, say"
         )
+    check_reference(rows, reference)
     values: Values = {}
-    for name, metric in rows.items():
-        lacking = [output for output in metric.arrays if output not in reference.arrays]
-        if lacking and not metric.alone and name != "frechet_infinity":
-            raise InputError(
-                f"--metrics {name}: {reference.name} holds moments only, and no {', '.join(lacking)} of each image; "
-                "make it by jaxdiff statistics --keep, or give the images"
-            )
+    for metric in rows.values():
         found = metric.measure(samples, reference, options or Options())
         values |= {name_of(value, metric, features): float(number) for value, number in found.items()}
     return values

@@ -66,9 +66,11 @@ def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | Non
     kind = name.partition(":")[0]
     if name == "classifier":
         check_labels(num_classes)
+    if kind in ("efficientnet_lite0", "inception") and image_shape[-1] not in (1, 3):
+        raise InputError(f"--features {name}: images of 1 or 3 channels, got {image_shape[-1]}; give --channels 3")
     known = {
         "pixels": {"pool": math.prod(image_shape)},
-        "classifier": {"pool": ConvNet.widths[-1], "logits": num_classes or 0},
+        "classifier": {"pool": ConvNet.features, "logits": num_classes or 0},
         "efficientnet_lite0": {"pool": 1280, "logits": 1000},
         "inception": {"pool": 2048, "spatial": 2023, "logits_unbiased": 1008, "logits": 1008},
     }

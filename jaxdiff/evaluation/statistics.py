@@ -1,11 +1,10 @@
 """What is known of a set of images, in a file: a .npz with `mu` and `sigma`, as pytorch-fid reads and writes them.
 
 Ours has more: `count`, the moments of the other outputs (`mu_spatial`, ...), whole features if they were kept
-(`array_pool`), labels, and `about`, JSON that says in which features. Of guided-diffusion's files the images and the
-statistics of its own graph are read too.
+(`array_pool`), labels, and `about`, JSON that says in which features. guided-diffusion's
+files are read too, whose spatial statistics have names of their own.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def is_statistics(path: Path) -> bool:
     try:
         with open(path, "rb") as opened, np.load(opened) as file:
             return "mu" in file.files
-    except (OSError, ValueError):
+    except Exception:  # numpy and zipfile raise many kinds; whoever reads it as images will say what it is
         return False
 
 
@@ -69,10 +68,7 @@ def read_statistics(path: Path, features: Features) -> Gathered:
         raise InputError(
             f"{path}: not readable as statistics ({error}); make it again by jaxdiff statistics"
         ) from error
-    try:
-        about = json.loads(str(arrays.pop("about", "{}")))
-    except ValueError:
-        about = {}
+    about = _about(arrays.pop("about", None))
     made = about.get("features")
     own = json.loads(json.dumps({"name": features.name, **features.description}))
     if made is not None and made != own:
@@ -92,11 +88,8 @@ def read_statistics(path: Path, features: Features) -> Gathered:
         mu, sigma = (_array(arrays, f"{stem}{_suffix(name)}") for stem in ("mu", "sigma"))
         if mu is None or sigma is None:
             continue
-        if (
-            mu.shape != (size,)
-            or sigma.shape != (size, size)
-            or not (np.isfinite(mu).all() and np.isfinite(sigma).all())
-        ):
+        shapes = mu.shape == (size,) and sigma.shape == (size, size) and mu.dtype.kind == sigma.dtype.kind == "f"
+        if not shapes or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             raise InputError(
                 f"{path}: mu and sigma of {name} are {mu.shape} and {sigma.shape}; expected finite numbers "
                 f"({size},) and ({size}, {size})"
@@ -113,9 +106,20 @@ def read_statistics(path: Path, features: Features) -> Gathered:
     )  # fmt: skip
 
 
-def without_arrays(gathered: Gathered) -> Gathered:
-    """The moments alone: a smaller file, which metrics that compare images with images cannot use."""
-    return dataclasses.replace(gathered, arrays={})
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file of statistics says of the set: `name`, `count`, `image_shape`, `features`, and `labels`; of other
+    programs' files nothing."""
+    with open(path, "rb") as opened, np.load(opened) as file:
+        found = _about(file["about"] if "about" in file.files else None)
+        return found | ({"labels": file["labels"]} if "labels" in file.files else {})
+
+
+def _about(text: np.ndarray | None) -> dict[str, Any]:
+    try:
+        found = json.loads(str(text)) if text is not None else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _suffix(output: str) -> str:

@@ -36,5 +36,5 @@ def classifier(path: str | Path) -> Features:
         pool, logits = network.apply(params, images.astype(jnp.float32) / 127.5 - 1)
         return {"pool": pool, "logits": logits}
 
-    dimensions = {"pool": network.widths[-1], "logits": network.num_classes}
+    dimensions = {"pool": network.features, "logits": network.num_classes}
     return Features("classifier", {"sha256": sha256(path), **about}, dimensions, params, apply)

@@ -7,32 +7,36 @@ from jaxdiff.typing import Array, InputError
 
 
 class ConvNet(nn.Module):
-    """Images `[B, H, W, C]` in [-1, 1] -> features `[B, widths[-1]]`, not negative, and logits `[B, num_classes]`.
+    """Images `[B, H, W, C]` in [-1, 1] -> features `[B, features]`, not negative, and logits `[B, num_classes]`.
 
-    Convolutions of 5, 3, 3, ... with ReLU, each but the first with a stride of 2 (pooling's gradient is slow on CPUs).
-    The features are the means of the last one's maps. No normalisation over the batch.
+    A convolution of 5 and one of 3, each with ReLU and then the means of 2x2 (an odd row or column is left out;
+    gradients of strides and maxima are slow on CPUs); a dense layer of all positions, whose ReLUs are the features.
 
     Attributes:
       num_classes: the number of labels.
       widths: the channels.
+      features: how many.
 
     Raises:
-      InputError: images too small to be halved so often.
+      InputError: images too small to be halved twice.
     """
 
     num_classes: int
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, int] = (16, 32)
+    features: int = 128
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        smallest = 2 ** (len(self.widths) - 1)
-        if min(x.shape[1:3]) < smallest:
-            raise InputError(f"ConvNet: images of at least {smallest}x{smallest}, got {x.shape[1]}x{x.shape[2]}")
-        for i, width in enumerate(self.widths):
-            size, stride = (5, 1) if i == 0 else (3, 2)
-            conv = nn.Conv(
-                width, (size, size), (stride, stride), kernel_init=nn.initializers.he_normal(), name=f"conv_{i}"
+        if min(x.shape[1:3]) < 4:
+            raise InputError(f"ConvNet: images of at least 4x4, got {x.shape[1]}x{x.shape[2]}")
+        init = nn.initializers.he_normal()
+        for i, (width, size) in enumerate(zip(self.widths, (5, 3), strict=True)):
+            x = nn.relu(nn.Conv(width, (size, size), kernel_init=init, name=f"conv_{i}")(x))
+            batch, height, wide, _ = x.shape
+            x = (
+                x[:, : height // 2 * 2, : wide // 2 * 2]
+                .reshape(batch, height // 2, 2, wide // 2, 2, width)
+                .mean((2, 4))
             )
-            x = nn.relu(conv(x))
-        features = x.mean((1, 2))
-        return features, jnp.asarray(nn.Dense(self.num_classes, name="out")(features))
+        found = nn.relu(nn.Dense(self.features, kernel_init=init, name="features_of")(x.reshape(x.shape[0], -1)))
+        return found, jnp.asarray(nn.Dense(self.num_classes, name="out")(found))
