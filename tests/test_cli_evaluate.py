@@ -78,7 +78,8 @@ def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path):
 
 
 def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
-    samples = f"--run {run} --num 70 --steps 1 {PIXELS} --metrics frechet kernel"
+    some = f"--run {run} --num 70 --steps 1"
+    samples = f"{some} {PIXELS} --metrics frechet kernel"
     main(shlex.split(f"statistics --reference digits {PIXELS} --keep --out {tmp_path / 'digits.npz'}"))
     direct = evaluate(tmp_path, samples)
     stored = evaluate(tmp_path, f"{samples} --reference {tmp_path / 'digits.npz'}")
@@ -86,6 +87,7 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
     assert stored["reference"]["sha256"] == direct["reference"]["sha256"]
     assert stored["samples"]["sha256"] == direct["samples"]["sha256"]  # the labels too are those of the images
     main(shlex.split(f"statistics --reference digits {PIXELS} --out {tmp_path / 'moments.npz'}"))
+    assert set(evaluate(tmp_path, f"{some} --reference {tmp_path / 'moments.npz'}")["metrics"]) == {"frechet_pixels"}
     for options, words in [
         (f"{samples} --reference {tmp_path / 'moments.npz'}", "has no features (pool) of each image"),
         (
@@ -153,7 +155,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     refuses(f"{some} {real} --num 0", "--num 0: expected at least 1")
     refuses(f"{some} {real} --steps 3", "--steps", "leave")
     refuses(f"{some} {real} --metrics fid", "means Inception's features")
-    refuses(f"{some} {real} --metrics accuracy", "the features pixels have no logits")
+    refuses(f"{some} {real} --metrics accuracy", "is of --features classifier")
     refuses(f"{some} {real} --reference-num 0", "--reference-num 0: expected 1 to 1,797")
     refuses(f"{some} {real} --bootstrap 3", "--bootstrap 3: expected 0 (none), or 20")
     refuses(f"{some} --reference digits --features inception", "inception:FILE")
@@ -178,7 +180,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     )
     refuses(f"{some} {real} --metrics kernel --bootstrap 50", "is of the Frechet distance")
     refuses(f"--run {tmp_path / 'nowhere'} --num 70 {PIXELS}", "no run here")
-    refuses(f"{real} --num 70", "give either --run FOLDER")
+    refuses(f"{real} --num 70", "give --run RUN or --pretrained PATH, whose samples")
     assert "--reference: which" in fails(capsys, main, f"statistics {PIXELS} --out {tmp_path / 's.npz'}")
     assert "ends in .npz" in fails(capsys, main, f"statistics {real} --out {tmp_path / 's.png'}")
 

@@ -26,6 +26,9 @@ from jaxdiff.weights import named
 MOST = 50_000
 """How many samples of a run there are by default, at most: what papers report an FID of."""
 
+AT_ONCE = 64
+"""Images that features are computed of at a time, at most: a network of 224x224 or more takes its memory."""
+
 Resize = Literal["tf1", "clean", "pytorch"]
 
 
@@ -104,6 +107,7 @@ class Reference(NamedTuple):
       about: what else it takes to find them again.
       gathered: `(features, moments_of, keep, batch)` -> what is known of them.
       features: of a file of statistics, the name of those that they are in.
+      moments_only: of such a file, whether it holds no more.
     """
 
     name: str
@@ -115,6 +119,7 @@ class Reference(NamedTuple):
     about: dict[str, Any]
     gathered: Callable[[Features, list[str], list[str], int], Gathered]
     features: str | None = None
+    moments_only: bool = False
 
     def images(self, batch: int) -> Iterator[np.ndarray]:
         """All of them."""
@@ -166,7 +171,8 @@ def _stored(path: Path) -> Reference:
 
     return Reference(
         str(path), about.get("count"), None if shape is None else tuple(shape), None, np.arange(0),
-        about.get("labels"), {"file": path.name}, gathered, about.get("features", {}).get("name"),
+        about.get("labels"), {"of": about.get("name")}, gathered, about.get("features", {}).get("name"),
+        not about.get("arrays"),
     )  # fmt: skip
 
 
@@ -245,6 +251,7 @@ def gather_real(
     labels: np.ndarray | None,
 ) -> Gathered:
     """One pass over the real images, with a progress bar."""
+    batch = min(batch, AT_ONCE)
     extract = evaluation.extractor(space, {*moments_of, *keep}, batch=batch)
     with bar(len(index), "real images") as progress:
         return evaluation.gather(

@@ -17,6 +17,7 @@ import tyro
 
 from jaxdiff import build, evaluation, features
 from jaxdiff.cli.compared import (
+    AT_ONCE,
     Real,
     Reference,
     Samples,
@@ -77,7 +78,7 @@ def evaluate(
     *,
     samples: str | None = None,
     num: int | None = None,
-    metrics: tuple[str, ...] = ("frechet", "kernel", "manifold"),
+    metrics: tuple[str, ...] | None = None,
     lpips: tuple[Path, Path] | None = None,
     bootstrap: int = 0,
     out: Path | None = None,
@@ -89,11 +90,11 @@ def evaluate(
         real: What to compare with.
         samples: In place of a --run: a folder of images, or a .npz, .npy or IDX file.
         num: How many samples; default all of --samples, of a --run as many as there are real images, at most 50,000.
-        metrics: Of all samples, in features: frechet, frechet_infinity, frechet_spatial, kernel, inception_score,
-            manifold (precision, recall, density, coverage), accuracy (of the class asked for), sliced_wasserstein; with
-            Inception's features also by the names fid, fid_infinity, sfid, kid. Of each sample with the real image of
-            its number: psnr, ssim, ms_ssim, lpips. Of a run's network on the real images: bits_per_dim_vlb,
-            bits_per_dim_ode.
+        metrics: Default frechet, kernel and manifold. Of all samples, in features: frechet, frechet_infinity,
+            frechet_spatial, kernel, inception_score, manifold (precision, recall, density, coverage), accuracy (of the
+            class asked for), sliced_wasserstein; with Inception's features also by the names fid, fid_infinity, sfid,
+            kid. Of each sample with the real image of its number: psnr, ssim, ms_ssim, lpips. Of a run's network on the
+            real images: bits_per_dim_vlb, bits_per_dim_ode.
         lpips: Weights of lpips: torchvision's of AlexNet or VGG-16, and the linear layers, alex.pth or vgg.pth.
         bootstrap: Give a 95 % interval of the Frechet distance, from so many resamplings of the samples.
         out: A .json file with the numbers and all that it takes to repeat them.
@@ -104,9 +105,10 @@ def evaluate(
         raise InputError(f"--num {num}: expected at least 1")
     if bootstrap and not 20 <= bootstrap <= 100_000:
         raise InputError(f"--bootstrap {bootstrap}: expected 0 (none), or 20 to 100,000")
-    pairs = [name for name in metrics if name in (*evaluation.PAIRED, "lpips")]
-    bits = [name for name in metrics if name in BITS]
-    of_features = [name for name in metrics if name not in (*pairs, *bits)]
+    asked = ("frechet", "kernel", "manifold") if metrics is None else metrics
+    pairs = [name for name in asked if name in (*evaluation.PAIRED, "lpips")]
+    bits = [name for name in asked if name in BITS]
+    of_features = [name for name in asked if name not in (*pairs, *bits)]
     if bits and (samples is not None or pictures.run is None):
         raise InputError(f"--metrics {bits[0]}: is of a network; give its --run, and no --samples")
     if pairs and samples is None:
@@ -115,14 +117,15 @@ def evaluate(
         )
     if ("lpips" in pairs) != (lpips is not None):
         raise InputError("--metrics lpips and --lpips TRUNK LINEAR, its weights: give both or none")
+    if samples is None and pictures.run is None and pictures.pretrained is None:
+        raise InputError("give --run RUN or --pretrained PATH, whose samples are made now, or --samples FILE or FOLDER")
     check_features(real)
+    compared = None if samples is None else from_files(samples, num, pictures)
     reference = reference_of(real, pictures, made=samples is None)
-    if samples is not None:
-        compared = from_files(samples, num, pictures)
-    elif of_features or not bits:
+    if metrics is None and reference.moments_only:
+        of_features = ["frechet"]
+    if samples is None and (of_features or not bits):
         compared = from_network(pictures, reference, num)
-    else:
-        compared = None
     if compared is not None and reference.shape is not None and reference.shape != compared.shape:
         raise InputError(
             f"{compared.name} has images {size_of(compared.shape)}, {reference.name} {size_of(reference.shape)}: "
@@ -169,7 +172,10 @@ def _tell(result: Found, samples: Samples | None, reference: Reference) -> None:
     print(f"{what}{reference.name}" + ("" if reference.num is None else f", {reference.num:,} images"))
     for name, value in result["metrics"].items():
         low, high = result["intervals"].get(name, (None, None))
-        print(f"{name:36} {value:.6g}" + ("" if low is None else f"   (95 %: {low:.6g} to {high:.6g})"))
+        print(
+            f"{name:36} {value:.6g}"
+            + ("" if low is None else f"   (95 %, without the bias of so few samples: {low:.6g} to {high:.6g})")
+        )
 
 
 def _finite(value: float) -> float | None:
@@ -198,7 +204,7 @@ def _in_features(
         against = sorted({output for row in rows.values() for output in row.against})
         theirs = reference.gathered(space, moments_of, against, pictures.batch)
         evaluation.check_reference(rows, theirs)
-        extract = evaluation.extractor(space, {*moments_of, *keep}, batch=pictures.batch)
+        extract = evaluation.extractor(space, {*moments_of, *keep}, batch=min(pictures.batch, AT_ONCE))
         with bar(samples.num, "samples") as progress:
             ours = evaluation.gather(
                 samples.draw(), extract, name=samples.name, moments_of=moments_of, keep=keep, labels=samples.labels,
@@ -211,7 +217,7 @@ def _in_features(
             "warnings": evaluation.warnings(rows, space, ours, theirs),
             "features": {"name": space.name, **space.description},
             "samples": {"name": samples.name, "count": ours.count, "sha256": ours.sha256, **samples.about()},
-            "reference": {"name": theirs.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about},
+            "reference": {"name": reference.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about},
             "options": dataclasses.asdict(options) | {"bootstrap": bootstrap},
         }
         if bootstrap:

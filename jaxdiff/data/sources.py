@@ -61,7 +61,8 @@ class ArraySource:
         if images.dtype != np.uint8:
             raise InputError(
                 f"{self.name}: expected uint8 images (0..255), got {images.dtype}. "
-                "Convert floats in [0, 1] with (255 * x).round().astype('uint8'), integers with x.astype('uint8')."
+                "Convert floats in [0, 1] with (255 * x).round().astype('uint8'), in [-1, 1] with "
+                "(127.5 * (x + 1)).round().astype('uint8'), integers with x.astype('uint8')."
             )
         if images.ndim == 3:
             images = images[..., None]

@@ -147,6 +147,10 @@ METRICS: dict[str, Metric] = {
 called."""
 
 
+OTHERS = ("psnr", "ssim", "ms_ssim", "lpips", "bits_per_dim_vlb", "bits_per_dim_ode")
+"""What `jaxdiff evaluate` has beside these, without features."""
+
+
 def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
     """The rows of these names.
 
@@ -159,7 +163,7 @@ def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
     for asked in names:
         name = known.get(asked, asked)
         if name not in METRICS:
-            raise InputError(f"--metrics {asked}: no such metric; there are {', '.join([*METRICS, *known])}")
+            raise InputError(f"--metrics {asked}: no such metric; there are {', '.join([*METRICS, *known, *OTHERS])}")
         if asked in known and features.name != "inception":
             raise InputError(
                 f"--metrics {asked}: that name means Inception's features; of {features.name} it is {name}"
@@ -167,6 +171,8 @@ def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
         missing = [o for o in (*METRICS[name].moments, *METRICS[name].arrays) if o not in features.dimensions]
         if name == "accuracy" and features.name != "classifier":
             raise InputError("--metrics accuracy: is of --features classifier, whose classes the labels are")
+        if missing and name in ("inception_score", "frechet_spatial"):
+            raise InputError(f"--metrics {asked}: is of --features inception:FILE, not of {features.name}")
         if missing:
             raise InputError(f"--metrics {asked}: the features {features.name} have no {', '.join(missing)}")
         found[name] = METRICS[name]
@@ -252,6 +258,11 @@ def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, 
         smallest = subset_size(samples.count, reference.count)
         if name == "kernel" and smallest < Options.subset_size:
             said.append(f"kernel: of subsets of {smallest:,}, for there are few images; the usual ones are of 1,000")
+        few = min(count for count in (samples.count, reference.count, 10**9) if count is not None)
+        if name == "manifold" and few < 1000:
+            said.append(
+                f"manifold: with {few:,} images precision and recall depend on their number; take 1,000 or more"
+            )
         if name == "inception_score" and samples.count is not None and samples.count < 50_000:
             said.append(f"inception_score: of {samples.count:,} samples; the usual 50,000 give a larger one")
     return said

@@ -89,9 +89,11 @@ def read_statistics(path: Path, features: Features) -> Gathered:
         if mu is None or sigma is None:
             continue
         shapes = mu.shape == (size,) and sigma.shape == (size, size) and mu.dtype.kind == sigma.dtype.kind == "f"
-        if not shapes or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        if shapes and not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+            raise InputError(f"{path}: mu or sigma of {name} has numbers that are not finite; make it again")
+        if not shapes:
             raise InputError(
-                f"{path}: mu and sigma of {name} are {mu.shape} and {sigma.shape}; expected finite numbers "
+                f"{path}: mu and sigma of {name} are {mu.shape} and {sigma.shape}; expected numbers "
                 f"({size},) and ({size}, {size})"
             )
         n = count or 2
@@ -101,17 +103,18 @@ def read_statistics(path: Path, features: Features) -> Gathered:
     kept = {name: arrays[f"array_{name}"] for name in features.dimensions if f"array_{name}" in arrays}
     shape = about.get("image_shape")
     return Gathered(
-        about.get("name", str(path)), count, found, kept, arrays.get("labels"), None if shape is None else tuple(shape),
+        str(path), count, found, kept, arrays.get("labels"), None if shape is None else tuple(shape),
         about.get("sha256"),
     )  # fmt: skip
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file of statistics says of the set: `name`, `count`, `image_shape`, `features`, and `labels`; of other
-    programs' files nothing."""
+    """What a file of statistics says of the set: `name`, `count`, `image_shape`, `features`, `labels`, and the names of
+    its `arrays`; of other programs' files none of it."""
     with open(path, "rb") as opened, np.load(opened) as file:
         found = _about(file["about"] if "about" in file.files else None)
-        return found | ({"labels": file["labels"]} if "labels" in file.files else {})
+        labels = {"labels": file["labels"]} if "labels" in file.files else {}
+        return found | labels | {"arrays": [name for name in file.files if name.startswith("array_")]}
 
 
 def _about(text: np.ndarray | None) -> dict[str, Any]:
