@@ -26,9 +26,6 @@ from jaxdiff.weights import named
 MOST = 50_000
 """How many samples of a run there are by default, at most: what papers report an FID of."""
 
-AT_ONCE = 64
-"""Images that features are computed of at a time, at most: a network of 224x224 or more takes its memory."""
-
 Resize = Literal["tf1", "clean", "pytorch"]
 
 
@@ -251,7 +248,6 @@ def gather_real(
     labels: np.ndarray | None,
 ) -> Gathered:
     """One pass over the real images, with a progress bar."""
-    batch = min(batch, AT_ONCE)
     extract = evaluation.extractor(space, {*moments_of, *keep}, batch=batch)
     with bar(len(index), "real images") as progress:
         return evaluation.gather(

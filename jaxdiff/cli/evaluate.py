@@ -17,7 +17,6 @@ import tyro
 
 from jaxdiff import build, evaluation, features
 from jaxdiff.cli.compared import (
-    AT_ONCE,
     Real,
     Reference,
     Samples,
@@ -204,7 +203,7 @@ def _in_features(
         against = sorted({output for row in rows.values() for output in row.against})
         theirs = reference.gathered(space, moments_of, against, pictures.batch)
         evaluation.check_reference(rows, theirs)
-        extract = evaluation.extractor(space, {*moments_of, *keep}, batch=min(pictures.batch, AT_ONCE))
+        extract = evaluation.extractor(space, {*moments_of, *keep}, batch=pictures.batch)
         with bar(samples.num, "samples") as progress:
             ours = evaluation.gather(
                 samples.draw(), extract, name=samples.name, moments_of=moments_of, keep=keep, labels=samples.labels,

@@ -38,6 +38,9 @@ class Gathered:
     sha256: str | None = None
 
 
+AT_ONCE = 64
+"""Images of which a device computes features at a time, at most: a network of 224x224 or more takes its memory."""
+
 Extract = Callable[[np.ndarray], dict[str, np.ndarray]]
 """uint8 images `[B, H, W, C]` -> outputs of the features, float32 `[B, D]`."""
 
@@ -48,10 +51,10 @@ def extractor(features: Features, outputs: Collection[str], *, batch: int) -> Ex
     Args:
       features: the network.
       outputs: which of its outputs are wanted; the others are not computed.
-      batch: images at a time, rounded up to a multiple of the devices.
+      batch: images at a time, rounded up to a multiple of the devices; at most `AT_ONCE` on each.
     """
     devices = jax.local_device_count()
-    share = -(-batch // devices)
+    share = min(-(-batch // devices), AT_ONCE)
     wanted = sorted(outputs)  # in one order, or the compiled program would not be found again
 
     def chosen(params: PyTree, x: Array) -> dict[str, Array]:
