@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from test_cli_train import fails
 
-from jaxdiff.cli import main, sample_main
+from jaxdiff.cli import main, sample_main, train_main
+from jaxdiff.cli.compared import _labelled
+from jaxdiff.config import Config, Data
 from jaxdiff.data import digits
+from jaxdiff.evaluation import Training, trained_classifier
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 PIXELS = "--features pixels"
@@ -200,6 +204,7 @@ def test_image_by_image(tmp_path):
     assert same["ssim"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_bits_per_dim_of_a_run_on_images(run, tmp_path):
     """Of a network after six steps the bound is poor but finite; more images, a smaller error."""
     few = evaluate(tmp_path, f"--run {run} --reference-num 20 --metrics bits_per_dim_vlb")
@@ -216,3 +221,24 @@ def test_unlabelled_samples_in_an_npz_are_unlabelled(tmp_path):
     np.savez(tmp_path / "some.npz", images=digits().images[:100], labels=np.full(100, -1))
     found = evaluate(tmp_path, f"--samples {tmp_path / 'some.npz'} --reference digits {PIXELS} --metrics kernel")
     assert found["samples"]["count"] == 100
+
+
+@pytest.mark.slow
+def test_a_run_without_labels_on_data_that_has_them(tmp_path, monkeypatch):
+    """Its data's labels are there for a classifier, and not for its network."""
+    (tmp_path / "tiny.py").write_text(tiny.CONFIG.replace("guidance=1.5", "guidance=1.0"))
+    monkeypatch.chdir(tmp_path)
+    train_main(
+        shlex.split(
+            "--config tiny.py --run run --data.labels False --diffusion.steps 20 --train.steps 2 --log.samples-every 2"
+        )
+    )
+    space = trained_classifier(digits(), "digits", training=Training(steps=1), folder=tmp_path)
+    (file,) = tmp_path.glob("classifier-*.safetensors")
+    options = f"--run run --num 150 --features classifier:{file} --metrics frechet bits_per_dim_vlb --reference-num 140"
+    found = evaluate(tmp_path, options)
+    assert found["features"]["sha256"] == space.description["sha256"]
+    assert found["samples"]["of_each_class"] is None
+    assert set(found["metrics"]) == {"frechet_classifier", "bits_per_dim_vlb", "bits_per_dim_vlb_error"}
+    plain = Config(data=Data(labels=False))
+    assert _labelled(plain).num_classes == 10

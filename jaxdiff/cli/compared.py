@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -136,7 +136,7 @@ def reference_of(real: Real, pictures: Pictures, *, made: bool) -> Reference:
         real.refuse("is the data of the run", "reference_split", "reference_dir", "size", "channels")
         config, _ = runs.load_run(read_run(pictures.run))
         section = config.data
-        source, index = _subset(build.sources(config)[0], real)
+        source, index = _subset(_labelled(config), real)
     else:
         raise InputError("--reference: compared with what? A folder, a .npz file, digits, tfds:NAME, statistics, ...")
 
@@ -151,6 +151,13 @@ def reference_of(real: Real, pictures: Pictures, *, made: bool) -> Reference:
     about = {name: getattr(section, name) for name in names} | {"chosen": real.reference_num}
     labels = evaluation.labels_of(source, index)
     return Reference(section.name, len(index), source.image_shape, source, index, labels, about, gathered)
+
+
+def _labelled(config: Config) -> Source:
+    """The images that a run was trained on, with labels, which a classifier needs, though the run may have none."""
+    with suppress(InputError):  # of a folder, say, that has images beside directories
+        return build.sources(dataclasses.replace(config, data=dataclasses.replace(config.data, labels=True)))[0]
+    return build.sources(config)[0]
 
 
 def _stored(path: Path) -> Reference:

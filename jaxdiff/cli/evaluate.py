@@ -33,7 +33,7 @@ from jaxdiff.cli.compared import (
     source_of,
 )
 from jaxdiff.cli.pictures import Pictures, prepare
-from jaxdiff.data import Subset, in_order
+from jaxdiff.data import Source, Subset, Unlabelled, in_order
 from jaxdiff.data.images import check_folder
 from jaxdiff.files import write_atomically
 from jaxdiff.train import evaluate as losses
@@ -269,7 +269,9 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
     if name == "bits_per_dim_ode" and importlib.util.find_spec("diffrax") is None:
         raise InputError(f"--metrics {name} needs diffrax: pip install 'jaxdiff[ode]'")
     made = prepare(pictures, 1)
-    source = Subset(reference.source, reference.numbers)
+    source: Source = Subset(reference.source, reference.numbers)
+    if made.spec.num_classes is None:
+        source = Unlabelled(source)
     if (source.image_shape, source.num_classes) != (made.spec.image_shape, made.spec.num_classes):
         raise InputError(
             f"--metrics {name}: the network knows images {size_of(made.spec.image_shape)} of "

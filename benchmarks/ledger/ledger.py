@@ -1,0 +1,247 @@
+"""The ledger of experiments: what each paper reports, what we find, and the commands in between.
+
+    python benchmarks/ledger/ledger.py list
+    python benchmarks/ledger/ledger.py run fashion_v --fashion train-images-idx3-ubyte.gz --runs runs/ledger
+    python benchmarks/ledger/ledger.py table                     # results.json -> README.md beside this file
+
+`run` trains (or goes on with) an experiment and evaluates it; what is found goes to results.json, figures for each
+evaluation, with hardware, time and date. It can be stopped and run again.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An experiment.
+
+    Attributes:
+      what: in words.
+      config: in configs/.
+      flags: of train.py.
+      evaluations: by their names, the options of `jaxdiff evaluate`.
+      paper: its numbers, with their source.
+      differs: in what ours is not theirs.
+      needs: what it takes, where it has not been run here.
+    """
+
+    what: str
+    config: str
+    flags: str = ""
+    evaluations: dict[str, str] = dataclasses.field(default_factory=dict)
+    paper: str = ""
+    differs: str = ""
+    needs: str = ""
+
+
+CLASSIFIER = "--features classifier --metrics frechet kernel manifold"
+FASHION = {
+    "moving average": f"--num 2000 {CLASSIFIER}",
+    "parameters": f"--num 2000 --weights params {CLASSIFIER}",
+}
+SAMPLERS = {
+    f"{name}, {nfe} evaluations": f"--num 2000 --sampler {sampler} --steps {nfe // calls} {CLASSIFIER}"
+    for name, sampler, calls in (
+        ("DDPM", "ddpm", 1), ("DDIM", "ddim", 1), ("DPM-Solver++ 2M", "dpm_solver++", 1), ("UniPC", "unipc", 1),
+        ("Heun", "heun", 2),
+    )
+    for nfe in (6, 10, 20, 50)
+}  # fmt: skip
+BITS = {
+    "bits/dim, vlb": "--reference-num 256 --metrics bits_per_dim_vlb",
+    "bits/dim, ode": "--reference-num 64 --metrics bits_per_dim_ode",
+}
+INCEPTION = "--features inception:INCEPTION --metrics fid inception_score --num 50000"
+
+ROWS: dict[str, Row] = {
+    "fashion_v": Row("Fashion-MNIST, v", "fashion_mnist_small", evaluations=FASHION | SAMPLERS | BITS),
+    "fashion_eps": Row("Fashion-MNIST, eps (DDPM)", "fashion_mnist_small", "--diffusion.kind eps", FASHION | BITS),
+    "fashion_x0": Row("Fashion-MNIST, x0", "fashion_mnist_small", "--diffusion.kind x0", FASHION | BITS),
+    "fashion_min_snr": Row(
+        "Fashion-MNIST, v, min-SNR weight", "fashion_mnist_small", "--diffusion.weight min_snr", FASHION | BITS
+    ),
+    "fashion_hybrid": Row(
+        "Fashion-MNIST, eps, learned variance (hybrid loss)",
+        "fashion_mnist_small",
+        "--diffusion.kind eps --diffusion.learned-variance True",
+        FASHION | BITS,
+    ),
+    "fashion_edm": Row(
+        "Fashion-MNIST, EDM",
+        "fashion_mnist_small",
+        "--diffusion.schedule edm --diffusion.kind F --diffusion.preconditioning edm --diffusion.times log_normal "
+        "--diffusion.weight edm --sample.sampler heun --sample.steps 18 --sample.spacing karras",
+        FASHION | BITS,
+    ),
+    "fashion_flow": Row(
+        "Fashion-MNIST, flow",
+        "fashion_mnist_small",
+        "--diffusion.schedule flow --diffusion.kind velocity --sample.sampler heun --sample.steps 25",
+        FASHION | {"bits/dim, ode": BITS["bits/dim, ode"]},
+    ),
+    "digits": Row("8x8 digits, the default run", "digits", evaluations={"moving average": f"{CLASSIFIER} accuracy"}),
+    "cifar10_ddpm": Row(
+        "CIFAR-10, DDPM",
+        "cifar10_ddpm",
+        "--model.dtype bfloat16",
+        {
+            "1,000 steps": INCEPTION,
+            "bits/dim": "--reference tfds:cifar10 --reference-split test --metrics bits_per_dim_vlb",
+        },
+        "FID 3.17, at most 3.75 bits/dim (Ho et al. 2020, arXiv 2006.11239, tables 1 and 2)",
+        "bfloat16; the moving average warms up",
+        "800,000 steps of 128 images; the paper: 10.6 hours on a TPU v3-8. One H200: about 4 hours, if it reaches a "
+        "third of what its multiply-adds allow",
+    ),
+    "imagenet64_adm": Row(
+        "ImageNet 64x64, ADM, conditional",
+        "imagenet64_adm",
+        "--model.dtype bfloat16",
+        {"250 steps": INCEPTION},
+        "FID 2.07 (Dhariwal & Nichol 2021, arXiv 2105.05233, table 4)",
+        "bfloat16",
+        "540,000 steps of 2,048 images: about a month of one H200, 4 days of eight, by the same rule",
+    ),
+}
+
+
+def run(name: str, args: argparse.Namespace) -> None:
+    """Train and evaluate one experiment; what is there already is not done again."""
+    row, folder = ROWS[name], args.runs / name
+    flags = shlex.split(row.flags)
+    if row.config.startswith("fashion"):
+        if args.fashion is None:
+            raise SystemExit(
+                "--fashion train-images-idx3-ubyte.gz: where are the images? (Debian: dataset-fashion-mnist)"
+            )
+        flags += ["--data.name", str(args.fashion.resolve())]
+    train = ["train.py", "--config", f"configs/{row.config}.py", "--run", str(folder), *flags, *args.more]
+    started, new = time.perf_counter(), not (folder / "loss.png").exists()
+    subprocess.run([sys.executable, *train], cwd=ROOT, check=True)
+    if new:
+        store(name, {"training": hardware(time.perf_counter() - started)})
+    for title, options in row.evaluations.items():
+        if title in read().get(name, {}) and not args.again:
+            continue
+        out = folder / "evaluations" / f"{title.replace('/', ' per ')}.json"
+        given = shlex.split(options.replace("INCEPTION", str(args.inception)))
+        if "inception" in options and args.inception is None:
+            print(f"{name}, {title}: needs --inception FILE; left out")
+            continue
+        began = time.perf_counter()
+        command = ["-m", "jaxdiff", "evaluate", "--run", str(folder), *given, "--out", str(out)]
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+        found = json.loads(out.read_text())
+        figures: dict[str, Any] = {"metrics": found["metrics"], **hardware(time.perf_counter() - began)}
+        if "features" in found:
+            figures["features"] = {key: found["features"].get(key) for key in ("name", "sha256")}
+            figures["samples"] = {key: found["samples"].get(key) for key in ("count", "network_evaluations")}
+        store(name, {title: figures})
+
+
+def hardware(seconds: float) -> dict[str, Any]:
+    """Of now and here."""
+    code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
+    device = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "hardware": f"{device}, {os.cpu_count()} cores {platform.machine()}",
+        "seconds": round(seconds),
+        "load": round(os.getloadavg()[0], 1),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def read() -> dict[str, Any]:
+    """What was found, by experiment and evaluation."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return found
+
+
+def store(name: str, figures: dict[str, Any]) -> None:
+    """Into results.json, whole or not at all."""
+    results = read()
+    results.setdefault(name, {}).update(figures)
+    part = RESULTS.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    part.replace(RESULTS)
+
+
+def table() -> str:
+    """All of it, for people."""
+    lines = [
+        "# The ledger", "",
+        "Made by `python benchmarks/ledger/ledger.py table` of `results.json`; a row's command is",
+        "`python benchmarks/ledger/ledger.py run NAME`. In other features than Inception's the distance is no FID.", "",
+        "| experiment | command | paper | ours | hardware, time, date |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    results = read()
+    for name, row in ROWS.items():
+        found = results.get(name, {})
+        command = f"`run {name}`: [{row.config}](../../configs/{row.config}.py) {f'`{row.flags}`' if row.flags else ''}"
+        trained = found.get("training")
+        when = (
+            "" if trained is None else f"training: {trained['hardware']}, {trained['seconds']:,} s, {trained['date']}"
+        )
+        if not found:
+            when = f"not run: needs {row.needs}" if row.needs else "not run yet"
+        paper = row.paper + (f". Ours differs: {row.differs}" if row.differs else "")
+        lines.append(f"| {row.what} | {command} | {paper} | {'see below' if found else ''} | {when} |")
+    for name, row in ROWS.items():
+        found = {title: figures for title, figures in results.get(name, {}).items() if title != "training"}
+        if found:
+            lines += [
+                "",
+                f"## {row.what}",
+                "",
+                "| evaluation | found | samples, network evaluations | time |",
+                "|---|---|---|---|",
+            ]
+        for title, figures in found.items():
+            values = ", ".join(f"{key} {value:.4g}" for key, value in figures["metrics"].items() if value is not None)
+            samples = figures.get("samples", {})
+            how = ", ".join(f"{samples[key]:,}" for key in ("count", "network_evaluations") if samples.get(key))
+            lines.append(f"| {title} | {values} | {how} | {figures['seconds']:,} s, {figures['date']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list")
+    commands.add_parser("table")
+    runner = commands.add_parser("run")
+    runner.add_argument("names", nargs="+", choices=list(ROWS))
+    runner.add_argument("--fashion", type=Path, help="Fashion-MNIST's training images, an IDX file")
+    runner.add_argument("--inception", type=Path, help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth")
+    runner.add_argument("--runs", type=Path, default=Path("runs/ledger"))
+    runner.add_argument("--again", action="store_true", help="evaluate what was evaluated once more")
+    args, args.more = parser.parse_known_args()[0], parser.parse_known_args()[1]
+    if args.command == "list":
+        for name, row in ROWS.items():
+            found = ", ".join(read().get(name, {}))
+            print(f"{name:18} {row.what}; {f'found: {found}' if found else row.needs or 'not run'}")
+    elif args.command == "table":
+        (HERE / "README.md").write_text(table())
+    else:
+        args.runs = args.runs.resolve()
+        for name in args.names:
+            run(name, args)
+
+
+if __name__ == "__main__":
+    main()

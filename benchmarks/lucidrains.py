@@ -1,0 +1,171 @@
+"""The same wall-clock time for denoising-diffusion-pytorch and for us, on the same images and cores.
+
+    pip install torch accelerate ema-pytorch torchvision && pip install --no-deps denoising-diffusion-pytorch==2.3.4
+    python benchmarks/lucidrains.py --data train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --minutes 10
+
+Each side is processes of its own, one after the other; its time counts from their start, imports and compilation
+included, until training is told to stop. Theirs is their `Unet`, `GaussianDiffusion` and the loop of their `Trainer`
+(Adam, the moving average by ema-pytorch) with its images in memory, where it otherwise decodes files; once with the
+Trainer's learning rate (1e-4) and once with ours (1e-3): the better one counts. Ours is train.py with
+configs/fashion_mnist_small.py, stopped by SIGTERM. Alike: unconditional, 1,000 steps of the cosine table, v prediction,
+batch 64, moving average 0.995, 50 steps of DDIM, parameters within 5 %. Compared: the Frechet distance in the features
+of a classifier of the set (`jaxdiff evaluate`), and the mean squared error in v on held-out images, at the same times
+and with the same noise.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+STEPS, BATCH, DDIM, DECAY, HELD_OUT = 1000, 64, 50, 0.995, 2000
+
+
+def images_of(path: str) -> np.ndarray:
+    from jaxdiff.data import idx_images
+
+    return idx_images(path).images
+
+
+def held_out(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images in [-1, 1], step numbers and noise: the same for both sides."""
+    rng, x = np.random.default_rng(0), images_of(path)[:HELD_OUT].astype(np.float32) / 127.5 - 1
+    return x, rng.integers(0, STEPS, len(x)), rng.standard_normal(x.shape, np.float32)
+
+
+def theirs(args: argparse.Namespace) -> None:
+    """Train, then write samples and figures."""
+    started = time.perf_counter() - (time.time() - args.started)
+    import torch
+
+    # Where torchvision's operators were not built for this torch it cannot be imported without their names.
+    boxes = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            boxes.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from ema_pytorch import EMA
+
+    torch.manual_seed(0)
+    net = Unet(dim=24, dim_mults=(1, 2, 4), channels=1)
+    settings: dict[str, Any] = {"timesteps": STEPS, "objective": "pred_v", "beta_schedule": "cosine"}
+    diffusion = GaussianDiffusion(net, image_size=28, sampling_timesteps=DDIM, **settings)
+    adam = torch.optim.Adam(diffusion.parameters(), lr=args.rate, betas=(0.9, 0.99))
+    ema = EMA(diffusion, beta=DECAY, update_every=10)
+    images = torch.from_numpy(images_of(args.data)).permute(0, 3, 1, 2).contiguous()
+    order, steps = torch.Generator().manual_seed(0), 0
+    while time.perf_counter() - started < 60 * args.minutes:
+        batch = images[torch.randint(len(images), (BATCH,), generator=order)].float() / 255
+        loss = diffusion(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+        ema.update()
+        steps += 1
+    seconds = time.perf_counter() - started
+    x, t, noise = (torch.from_numpy(a) for a in held_out(args.test))
+    with torch.no_grad():
+        errors = [
+            ema.ema_model.p_losses(
+                x[i : i + 250].permute(0, 3, 1, 2), t[i : i + 250], noise[i : i + 250].permute(0, 3, 1, 2)
+            )
+            for i in range(0, len(x), 250)
+        ]
+        made = [ema.ema_model.sample(batch_size=min(250, args.num - i)) for i in range(0, args.num, 250)]
+    samples = (torch.cat(made).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    np.savez_compressed(args.out / f"{args.side}.npz", images=samples)
+    figures = {"steps": steps, "seconds": seconds, "loss": float(torch.stack(errors).mean())}
+    figures["parameters"] = sum(p.numel() for p in net.parameters())
+    (args.out / f"{args.side}.json").write_text(json.dumps(figures))
+
+
+def ours(args: argparse.Namespace) -> dict[str, Any]:
+    """Train by train.py, stop it by SIGTERM, sample by sample.py; the figures."""
+    run, started = args.out / "ours", time.perf_counter()
+    command = [sys.executable, "train.py", "--config", "configs/fashion_mnist_small.py", "--run", str(run)]
+    command += ["--data.name", args.data, "--train.steps", "1000000", "--log.samples-every", "1000000"]
+    command += ["--log.checkpoint-every", "1000000"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    time.sleep(max(0.0, 60 * args.minutes - (time.perf_counter() - started)))
+    process.send_signal(signal.SIGTERM)
+    if process.wait():
+        raise SystemExit(f"train.py ended with {process.returncode}")
+    seconds = time.perf_counter() - started  # the checkpoint included
+    made = ["--num", str(args.num), "--batch", "250", "--out", str(args.out / "ours.npz")]
+    subprocess.run([sys.executable, "sample.py", "--run", str(run), *made], cwd=ROOT, check=True)
+
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdiff import build, losses, runs, schedules
+
+    config, spec = runs.load_run(run)
+    step, params = runs.load_weights(run, config, spec)
+    x, t, noise = held_out(args.test)
+    schedule = schedules.cosine(STEPS)
+
+    @jax.jit
+    def error(params: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+        model = build.model(config, spec, params, None)
+        return losses.simple(x0, t, eps, model=model, schedule=schedule, kind="v")["loss"]
+
+    times = (t + 1).astype(np.float32) / STEPS
+    parts = [error(params, *(jnp.asarray(a[i : i + 250]) for a in (x, times, noise))) for i in range(0, len(x), 250)]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {"steps": step, "seconds": seconds, "loss": float(jnp.concatenate(parts).mean()), "parameters": count}
+
+
+def distance(samples: Path, args: argparse.Namespace) -> float:
+    """In the features of a classifier of the set."""
+    out = samples.with_suffix(".evaluation.json")
+    command = ["-m", "jaxdiff", "evaluate", "--samples", str(samples), "--reference", args.data, "--metrics", "frechet"]
+    subprocess.run([sys.executable, *command, "--features", "classifier", "--out", str(out)], cwd=ROOT, check=True)
+    return float(json.loads(out.read_text())["metrics"]["frechet_classifier"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="the training images, an IDX file")
+    parser.add_argument("--test", required=True, help="those held out")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--num", type=int, default=2000, help="samples of each")
+    parser.add_argument("--out", type=Path, default=Path("runs/lucidrains"))
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.data, args.test, args.out = (
+        str(Path(args.data).resolve()),
+        str(Path(args.test).resolve()),
+        args.out.resolve(),
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.side:
+        return theirs(args)
+    found = {}
+    for side, rate in (("theirs, 1e-4", 1e-4), ("theirs, 1e-3", 1e-3)):
+        own = ["--side", side, "--rate", str(rate), "--started", str(time.time())]
+        given = ["--data", args.data, "--test", args.test, "--minutes", str(args.minutes), "--num", str(args.num)]
+        subprocess.run([sys.executable, __file__, *given, "--out", str(args.out), *own], check=True)
+        found[side] = json.loads((args.out / f"{side}.json").read_text())
+    found["ours"] = ours(args)
+    print(
+        f"\n{'':14} parameters   steps  seconds  held-out v error  frechet_classifier  (load {os.getloadavg()[0]:.1f})"
+    )
+    for side, figures in found.items():
+        far = distance(args.out / f"{side}.npz", args)
+        numbers = f"{figures['parameters']:10,} {figures['steps']:7,} {figures['seconds']:8.0f} {figures['loss']:17.4f}"
+        print(f"{side:14} {numbers} {far:19.3f}")
+
+
+if __name__ == "__main__":
+    main()
