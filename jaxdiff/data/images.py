@@ -48,6 +48,31 @@ def write_png(path: Path, image: np.ndarray) -> None:
     write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
 
+MOVING = (".gif", ".apng")
+"""Suffixes of animations."""
+
+
+def write_animation(path: Path, frames: np.ndarray, *, milliseconds: int = 100, hold: int = 1500) -> None:
+    """uint8 `[n, H, W, C]`, C = 1 or 3, as GIF, or as APNG if the name ends in .png or .apng; it goes on for ever.
+
+    Args:
+      path: where.
+      frames: at least one.
+      milliseconds: how long each is shown.
+      hold: the same of the first and the last.
+    """
+    if not len(frames):
+        raise InputError(f"{path}: an animation of no frames; give at least one")
+    pictures = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
+    durations = [hold if i in (0, len(frames) - 1) else milliseconds for i in range(len(frames))]
+    kind, options = ("GIF", {"optimize": False}) if path.suffix.lower() == ".gif" else ("PNG", {"default_image": False})
+
+    def save(file: Any) -> None:
+        pictures[0].save(file, kind, save_all=True, append_images=pictures[1:], duration=durations, loop=0, **options)
+
+    write_atomically(path, save)
+
+
 def check_out(out: Path) -> None:
     """Raise `InputError` unless samples can be written to `out`: `.png`, `.npz`, or a folder."""
     if out.suffix.lower() not in (".png", ".npz", ""):

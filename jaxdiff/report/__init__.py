@@ -1,4 +1,5 @@
-"""What a person sees of a run: a progress bar, metrics.jsonl, TensorBoard, Weights & Biases, the loss curve."""
+"""What a person sees: of a run a progress bar, metrics.jsonl, TensorBoard, Weights & Biases, the loss curve; `figures`
+of much else."""
 
 from jaxdiff.report.plot import plot_loss
 from jaxdiff.report.report import Report
