@@ -16,7 +16,7 @@ from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, InputError, PyTree
 
 Program = Callable[[PyTree, Batch, np.ndarray, Array], dict[str, np.ndarray]]
-"""`(params, host batch of B, the examples' numbers [B], key) -> named per-example terms [B]`, on the host."""
+"""`(params, host batch of B, the examples' numbers [B], key) -> named per-example terms [B, ...]`, on the host."""
 
 
 def example_terms(params: PyTree, batch: Batch, index: Array, key: Array, *, loss_fn: LossFn) -> dict[str, Array]:
@@ -45,7 +45,7 @@ def pmapped(loss_fn: LossFn) -> Program:
             return x.reshape(devices, -1, *x.shape[1:])
 
         terms = run(params, jax.tree.map(shared, batch), shared(index), key)
-        return {name: np.asarray(term).ravel() for name, term in terms.items()}
+        return {name: np.asarray(term).reshape(-1, *term.shape[2:]) for name, term in terms.items()}
 
     return program
 
@@ -118,6 +118,34 @@ def evaluate(
     if not count:
         raise InputError("evaluate: there is no example; give at least one (--data.holdout, --data.eval-split)")
     return {name: value / count for name, value in sums.items()}
+
+
+def every_term(
+    params: PyTree,
+    batches: Iterable[tuple[np.ndarray, Any]],
+    key: Array,
+    program: Program,
+    *,
+    progress: Callable[[int], Any] = lambda num: None,
+) -> dict[str, np.ndarray]:
+    """The terms themselves of all examples, `[N, ...]`, such as a curve of each.
+
+    Args:
+      params: as of `evaluate`, like `batches`, `key` and `program`; the terms may be arrays, `[B, ...]`.
+      progress: told how many examples each batch had.
+
+    >>> import jax.numpy as jnp
+    >>> loss_fn = lambda params, batch, keys: {"powers": batch["image"][:, None] ** params}
+    >>> batches = [(np.array([0, -1]), {"image": np.array([3.0, 5.0], np.float32)})]
+    >>> every_term(jnp.array([[1.0, 2.0]]), batches, jax.random.key(0), pmapped(loss_fn))["powers"].tolist()
+    [[3.0, 9.0]]
+    """
+    parts: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    for index, batch in batches:
+        for name, term in program(params, batch, np.maximum(index, 0), key).items():
+            parts[name].append(term[index >= 0])
+        progress(int((index >= 0).sum()))
+    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 COUNT = "examples"
