@@ -1,5 +1,6 @@
 """Pictures from a network: one pure function, and a driver that runs it in batches on all devices."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,17 +14,17 @@ from jaxdiff import build, denoise, guidance, process, samplers
 from jaxdiff.config import Config
 from jaxdiff.data.images import to_uint8
 from jaxdiff.flops import multiply_adds
-from jaxdiff.noise import example_keys, fold_in
+from jaxdiff.noise import example_keys, fold_in, white_noise
 from jaxdiff.schedules import require
 from jaxdiff.typing import Array, InputError, Model, PyTree
 
-Generate = Callable[..., Array]
+Generate = Callable[..., Any]
 
 Classify = Callable[[Array, PyTree], Model]
 """`(labels [B], its params) -> ((x_t, t) -> log p(label | x_t) [B])`, a classifier of noisy pictures."""
 
 
-def generator(config: Config, spec: build.Spec, *, classify: Classify | None = None) -> Generate:
+def generator(config: Config, spec: build.Spec, *, classify: Classify | None = None, path: bool = False) -> Generate:
     """A pure function that makes pictures:
 
         generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature, guide)
@@ -38,6 +39,8 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
       spec: of the data.
       classify: guides after the clipping, as ADM does, towards the labels, which are then for it also, or alone, if
         the network has no classes.
+      path: return the whole way in place of its end: `x_t` at each of the times, and what x_0 the network takes it for,
+        as it guides the sampler, at the last time the picture itself; both float32 `[n + 1, B, H, W, C]`.
 
     The function raises `InputError` for a guide without a classifier, or the other way round, or without labels.
     """
@@ -53,7 +56,7 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         scale: Array | None,
         temperature: Array,
         guide: tuple[PyTree, Array] | None = None,
-    ) -> Array:
+    ) -> Any:
         given = classify is not None, guide is not None, labels is not None
         require(not any(given[:2]) or all(given), "a classifier guides by its params and scale (guide), towards labels")
         keys = example_keys(key, index)
@@ -71,8 +74,14 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         if classify is not None and guide is not None and labels is not None:
             its, strength = guide
             predict = guidance.classifier(predict, classify(labels, its), scale=strength, schedule=schedule)
-        images: Array = samplers.sample(steps, predict, sampler, times, x, temperature=temperature)
-        return images
+        if not path:
+            return samplers.sample(steps, predict, sampler, times, x, temperature=temperature)
+        end, states = samplers.sample(
+            steps, predict, sampler, times, x, temperature=temperature, collect=lambda state: state.x
+        )
+        way = jnp.concatenate([x[None], states])
+        guesses = jax.lax.map(lambda step: predict(*step).x0, (way[:-1], times[:-1]))
+        return way, jnp.concatenate([guesses, end[None]])
 
     return generate
 
@@ -194,3 +203,67 @@ def in_batches(
         if not np.isfinite(images).all():
             raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
         yield images if latents else to_uint8(images)
+
+
+def paths(
+    program: Any,
+    config: Config,
+    params: PyTree,
+    key: Array,
+    labels: np.ndarray | None,
+    *,
+    num: int,
+    guide: tuple[PyTree, Array] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The way of pictures 0..num-1 of `in_batches`, all at once: `x_t` at each time of the grid, and the predicted x_0.
+
+    Args:
+      program: `pmapped(generator(config, spec, path=True))`.
+      config: as of `in_batches`, like the others.
+
+    Returns:
+      both float32 `[n + 1, num, H, W, C]`.
+    """
+    schedule, sample, devices = build.schedule(config.diffusion), config.sample, jax.local_device_count()
+    times = jnp.asarray(build.times(sample, schedule), jnp.float32)
+    numbers = None if sample.guidance == 1 else jnp.float32(sample.guidance), jnp.float32(sample.temperature)
+    index = np.arange(-(-num // devices) * devices, dtype=np.int32)
+    some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, -1)
+    found = program(
+        params, key, index.reshape(devices, -1), some, build.sampler(config, schedule), times, *numbers, guide
+    )
+    # [devices, n + 1, B, ...]
+    way, guesses = (np.concatenate(list(np.asarray(x)), axis=1)[:, :num] for x in found)
+    return way, guesses
+
+
+def forward(x0: Array, times: np.ndarray, key: Array, *, config: Config) -> np.ndarray:
+    """One path of the forward process, x_t ~ q(x_t | x_s) step by step.
+
+    Args:
+      x0: data `[B, ...]` at time 0, in [-1, 1].
+      times: increasing from 0, `[n]`.
+      key: typed.
+      config: of which `diffusion` is read.
+
+    Returns:
+      `[n, B, ...]`, the data first.
+    """
+    schedule, found = build.schedule(config.diffusion), [x0]
+    for i, (s, t) in enumerate(itertools.pairwise(times.astype(np.float32))):
+        eps = white_noise(jax.random.fold_in(key, i), x0.shape)
+        found.append(process.q_transition(found[-1], jnp.asarray(s), jnp.asarray(t), eps, schedule=schedule))
+    return np.stack([np.asarray(x) for x in found])
+
+
+def shown(x: np.ndarray, times: np.ndarray, *, config: Config) -> np.ndarray:
+    """`x_t / sqrt(alpha_t^2 + sigma_t^2)` as uint8: pictures of every time on one scale, whatever the schedule's.
+
+    Args:
+      x: `[n, B, ...]`.
+      times: `[n]`.
+      config: of which `diffusion` is read.
+    """
+    schedule, t = build.schedule(config.diffusion), jnp.asarray(times, jnp.float32)
+    scale = np.asarray(jnp.hypot(schedule.alpha(t), schedule.sigma(t)))
+    return to_uint8(x / scale.reshape(-1, *[1] * (x.ndim - 1)))

@@ -21,7 +21,7 @@ from jaxdiff.evaluation import Gathered
 from jaxdiff.features import Features
 from jaxdiff.files import sha256
 from jaxdiff.typing import InputError, PyTree
-from jaxdiff.weights import named
+from jaxdiff.weights import SUFFIX, named, read_metadata
 
 MOST = 50_000
 """How many samples of a run there are by default, at most: what papers report an FID of."""
@@ -235,7 +235,10 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
         evaluations = sampling.network_evaluations(made.config, made.spec)
         config = {name: to_dict(made.config)[name] for name in ("sample", "diffusion", "model")}
         labels = None if made.labels is None else np.bincount(made.labels).tolist()
-        chosen = {"item": pictures.weights, "seed": pictures.seed, "batch": pictures.batch}
+        chosen: dict[str, Any] = {"item": pictures.weights, "seed": pictures.seed, "batch": pictures.batch}
+        if pictures.weights.endswith(SUFFIX):
+            there = read_metadata(Path(pictures.weights))
+            chosen |= {"average": there.get("weights"), "step": there.get("step")}
         if pictures.classifier is not None:
             chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": pictures.classifier_scale or 1.0}
         return {**found, **chosen, "network_evaluations": evaluations, "of_each_class": labels, **config}

@@ -78,6 +78,7 @@ class Prepared(NamedTuple):
       latents: they are none, but an autoencoder's latents.
       load: the weights' name and they.
       draw: params -> batches of uint8 `[<= batch, H, W, C]`, or float32 latents.
+      path: params -> `sampling.paths` of all of them.
     """
 
     config: Config
@@ -86,6 +87,7 @@ class Prepared(NamedTuple):
     latents: bool
     load: Callable[[], tuple[str, PyTree]]
     draw: Callable[[PyTree], Iterator[np.ndarray]]
+    path: Callable[[PyTree], tuple[np.ndarray, np.ndarray]]
 
 
 def prepare(pictures: Pictures, num: int, *, labels: np.ndarray | None = None) -> Prepared:
@@ -124,15 +126,23 @@ def prepare(pictures: Pictures, num: int, *, labels: np.ndarray | None = None) -
     guide = _classifier(pictures, config, spec, schedule)
     labels = _labels(pictures, spec, given, guide, num) if labels is None else labels
 
-    def draw(params: PyTree) -> Iterator[np.ndarray]:
-        scale = np.float32(1.0 if pictures.classifier_scale is None else pictures.classifier_scale)
-        program = sampling.pmapped(sampling.generator(config, spec, classify=None if guide is None else guide.log_prob))
-        return sampling.in_batches(
-            program, config, params, jax.random.key(pictures.seed), labels, num=num, batch=pictures.batch,
-            latents=latents, guide=None if guide is None else replicate((guide.params, scale)),
-        )  # fmt: skip
+    classify, key = None if guide is None else guide.log_prob, jax.random.key(pictures.seed)
 
-    return Prepared(config, spec, labels, latents, load, draw)
+    def strength() -> tuple[PyTree, Any] | None:
+        scale = np.float32(1.0 if pictures.classifier_scale is None else pictures.classifier_scale)
+        return None if guide is None else replicate((guide.params, scale))
+
+    def draw(params: PyTree) -> Iterator[np.ndarray]:
+        program = sampling.pmapped(sampling.generator(config, spec, classify=classify))
+        return sampling.in_batches(
+            program, config, params, key, labels, num=num, batch=pictures.batch, latents=latents, guide=strength()
+        )
+
+    def path(params: PyTree) -> tuple[np.ndarray, np.ndarray]:
+        program = sampling.pmapped(sampling.generator(config, spec, classify=classify, path=True))
+        return sampling.paths(program, config, params, key, labels, num=num, guide=strength())
+
+    return Prepared(config, spec, labels, latents, load, draw, path)
 
 
 def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
