@@ -9,6 +9,7 @@ from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.data import data
 from jaxdiff.cli.ema import ema
 from jaxdiff.cli.evaluate import evaluate, statistics
+from jaxdiff.cli.plot import plot
 
 app = SubcommandApp()
 app.command(data, name="data", help="Prepare a set of images for training, or look at it.")
@@ -16,6 +17,7 @@ app.command(checkpoint, name="checkpoint", help="List, verify or export a run's 
 app.command(ema)
 app.command(evaluate)
 app.command(statistics)
+app.command(plot, name="plot", help="Draw metrics, losses, bits per dimension, the process, or nearest neighbours.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
