@@ -148,6 +148,11 @@ def bits(terms: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str) -> F
     return figure
 
 
+def _ratio(pictures: np.ndarray) -> float:
+    """Height over width of `[..., H, W, C]`."""
+    return float(pictures.shape[-3] / pictures.shape[-2])
+
+
 def _tile(
     axes: Any,
     tiles: Sequence[Sequence[np.ndarray]],
@@ -160,12 +165,12 @@ def _tile(
     left = range(max(map(len, tiles))) if left is None else left
     for i, row in enumerate(tiles):
         for j, picture in zip(left, row, strict=False):
-            y, ratio = i * (1 + below), picture.shape[0] / picture.shape[1]
+            y, ratio = i * (1 + below), _ratio(picture)
             grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if picture.shape[-1] == 1 else {}
             shown = picture[..., 0] if grey else picture
             extent = (j + gap / 2, j + 1 - gap / 2, (y + 1 - gap / 2) * ratio, (y + gap / 2) * ratio)
             axes.imshow(shown, extent=extent, interpolation="nearest", **grey)
-    ratio = tiles[0][0].shape[0] / tiles[0][0].shape[1]
+    ratio = _ratio(tiles[0][0])
     axes.set(xlim=(0, left[-1] + 1), ylim=(len(tiles) * (1 + below) * ratio, 0), yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -175,10 +180,13 @@ def strip(blocks: Sequence[Block]) -> Figure:
     """Blocks below each other: a picture each row, a time each column."""
     rows, columns = blocks[0].pictures.shape[1], max(len(block.times) for block in blocks)
     side = float(np.clip(12 / columns, 0.6, 1.2))
-    figure = _figure(side * columns, sum(side * rows + 0.5 for _ in blocks))
+    height = side * rows * _ratio(blocks[0].pictures) + 0.6
+    figure = _figure(max(side * columns, 3), height * len(blocks))
     for axes, block in zip(figure.subplots(len(blocks), squeeze=False)[:, 0], blocks, strict=True):
         _tile(axes, list(block.pictures.swapaxes(0, 1)))
-        words = [f"t = {t:.2f}" if 0.005 <= t < 0.995 else f"t = {t:.0f}" for t in block.times]
+        before = "t = " if columns <= 12 else ""  # there is room for it
+        words = [before + (f"{t:.2f}" if 0.005 <= t < 0.995 else f"{t:.0f}") for t in block.times]
+        axes.set_xlabel("" if before else "t")
         axes.set_xticks(np.arange(len(words)) + 0.5, words)
         axes.set_title(block.title, fontsize="medium", loc="left")
     return figure
@@ -191,7 +199,8 @@ def frames(blocks: Sequence[Block]) -> np.ndarray:
         num = blocks[0].pictures.shape[1]
         columns = int(np.ceil(np.sqrt(num)))
         rows = -(-num // columns)
-        figure = _figure(len(blocks) * max(0.7 * columns, 2.2), max(0.7 * columns, 2.2) * rows / columns + 0.5)
+        width = max(0.7 * columns, 2.2)
+        figure = _figure(len(blocks) * width, width * rows / columns * _ratio(blocks[0].pictures) + 0.5)
         for axes, block in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks, strict=True):
             some = list(block.pictures[i])
             _tile(axes, [some[first : first + columns] for first in range(0, num, columns)])
@@ -212,14 +221,14 @@ def neighbours(samples: np.ndarray, real: np.ndarray, distances: np.ndarray, *, 
     """
     n, k = distances.shape
     below, left = 0.25, [0.0, *(j + 1.4 for j in range(k))]
-    figure = _figure(left[-1] + 1, n * (1 + below) + 0.8)
+    ratio = _ratio(samples)
+    figure = _figure(left[-1] + 1, n * (1 + below) * ratio + 0.8)
     axes = figure.subplots()
     _tile(axes, [[sample, *near] for sample, near in zip(samples, real, strict=True)], left=left, below=below)
-    ratio = samples.shape[1] / samples.shape[2]
     for i in range(n):
         for x, distance in zip(left[1:], distances[i], strict=True):
             y = (i * (1 + below) + 1.1) * ratio
-            axes.text(x + 0.5, y, f"{distance:#.3g}", ha="center", va="center", fontsize=8)
+            axes.text(x + 0.5, y, f"{distance:#.3g}".rstrip("."), ha="center", va="center", fontsize=8)
     axes.axvline(1.2, color="0.7", linewidth=1)
     axes.xaxis.tick_top()
     axes.set_xticks([x + 0.5 for x in left], ["sample", "nearest", *(f"{j + 1}." for j in range(1, k))])
