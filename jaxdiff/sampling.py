@@ -95,16 +95,12 @@ def network_evaluations(config: Config, spec: build.Spec) -> int | None:
     50
     """
     params = jax.eval_shape(lambda key: build.init_params(config, spec, key), jax.random.key(0))
-    schedule = build.schedule(config.diffusion)
     labels = None if spec.num_classes is None else jnp.zeros(1, jnp.int32)
-    sample, times = config.sample, jnp.asarray(build.times(config.sample, schedule), jnp.float32)
-    guided = None if sample.guidance == 1 else jnp.float32(sample.guidance)
 
     def whole(params: PyTree) -> Array:
         made: Array = generator(config, spec)(
-            params, jax.random.key(0), jnp.zeros(1, jnp.int32), labels, build.sampler(config, schedule), times, guided,
-            jnp.float32(sample.temperature),
-        )  # fmt: skip
+            params, jax.random.key(0), jnp.zeros(1, jnp.int32), labels, *_settings(config)
+        )
         return made
 
     def once(params: PyTree) -> Array:
@@ -160,6 +156,14 @@ def cycle(labels: Sequence[int], num: int) -> np.ndarray:
     return np.resize(np.asarray(labels, np.int32), num)
 
 
+def _settings(config: Config) -> tuple[Any, Array, Array | None, Array]:
+    """`config.sample` as `generate` takes it: the sampler, the times, the scale of guidance, the temperature."""
+    schedule, sample = build.schedule(config.diffusion), config.sample
+    scale = None if sample.guidance == 1 else jnp.float32(sample.guidance)
+    times = jnp.asarray(build.times(sample, schedule), jnp.float32)
+    return build.sampler(config, schedule), times, scale, jnp.float32(sample.temperature)
+
+
 def in_batches(
     program: Any,
     config: Config,
@@ -190,15 +194,12 @@ def in_batches(
     Raises:
       InputError: a picture is NaN or infinite.
     """
-    schedule, sample = build.schedule(config.diffusion), config.sample
-    sampler, times = build.sampler(config, schedule), jnp.asarray(build.times(sample, schedule), jnp.float32)
-    numbers = None if sample.guidance == 1 else jnp.float32(sample.guidance), jnp.float32(sample.temperature)
-    devices = jax.device_count()
+    settings, devices = _settings(config), jax.device_count()
     share = -(-min(batch, num) // devices)
     for first in range(0, num, share * devices):
         index = np.arange(first, first + share * devices, dtype=np.int32)
         some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, share)
-        x = program(params, key, index.reshape(devices, share), some, sampler, times, *numbers, guide)
+        x = program(params, key, index.reshape(devices, share), some, *settings, guide)
         images = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
         if not np.isfinite(images).all():
             raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
@@ -224,14 +225,10 @@ def paths(
     Returns:
       both float32 `[n + 1, num, H, W, C]`.
     """
-    schedule, sample, devices = build.schedule(config.diffusion), config.sample, jax.local_device_count()
-    times = jnp.asarray(build.times(sample, schedule), jnp.float32)
-    numbers = None if sample.guidance == 1 else jnp.float32(sample.guidance), jnp.float32(sample.temperature)
+    devices = jax.local_device_count()
     index = np.arange(-(-num // devices) * devices, dtype=np.int32)
     some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, -1)
-    found = program(
-        params, key, index.reshape(devices, -1), some, build.sampler(config, schedule), times, *numbers, guide
-    )
+    found = program(params, key, index.reshape(devices, -1), some, *_settings(config), guide)
     # [devices, n + 1, B, ...]
     way, guesses = (np.concatenate(list(np.asarray(x)), axis=1)[:, :num] for x in found)
     return way, guesses
