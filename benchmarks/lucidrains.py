@@ -73,14 +73,14 @@ def theirs(args: argparse.Namespace) -> None:
         steps += 1
     seconds = time.perf_counter() - started
     x, t, noise = (torch.from_numpy(a) for a in held_out(args.test))
+    averaged = ema.ema_model.eval()
     with torch.no_grad():
-        errors = [
-            ema.ema_model.p_losses(
-                x[i : i + 250].permute(0, 3, 1, 2), t[i : i + 250], noise[i : i + 250].permute(0, 3, 1, 2)
-            )
-            for i in range(0, len(x), 250)
-        ]
-        made = [ema.ema_model.sample(batch_size=min(250, args.num - i)) for i in range(0, args.num, 250)]
+        errors = []  # not by p_losses, which weighs them by alpha_bar
+        for i in range(0, len(x), 250):
+            x0, at, eps = x[i : i + 250].permute(0, 3, 1, 2), t[i : i + 250], noise[i : i + 250].permute(0, 3, 1, 2)
+            v = averaged.model(averaged.q_sample(x0, at, eps), at)
+            errors.append((v - averaged.predict_v(x0, at, eps)).square().mean())
+        made = [averaged.sample(batch_size=min(250, args.num - i)) for i in range(0, args.num, 250)]
     samples = (torch.cat(made).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     np.savez_compressed(args.out / f"{args.side}.npz", images=samples)
     figures = {"steps": steps, "seconds": seconds, "loss": float(torch.stack(errors).mean())}

@@ -51,9 +51,12 @@ def ended(process, *, within):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "deaths"), [("pmap", (1, 0)), ("fsdp", ())])
+@pytest.mark.parametrize(("form", "deaths"), [("pmap", (0,)), ("fsdp", ())])
 def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted(folder, form, deaths):
-    """SIGTERM to one; then, each time resumed by the same command, SIGKILL to one of them."""
+    """SIGTERM to one; then, resumed by the same command, SIGKILL to the first, which the others turn to.
+
+    The death of the second is in the test of data that it cannot read.
+    """
     flags = ("--train.steps", str(STEPS), "--parallel", form, *SNAPSHOTS)
     for process in begin(folder, *flags, "--run", "whole"):
         finish(process)
@@ -125,7 +128,6 @@ def test_data_that_one_cannot_read_end_both_and_the_last_checkpoint_goes_on(fold
     [
         (((), ("--config", "gone.py")), "gone.py"),
         (((), ("--train.batch-size", "7")), "batch size 7 cannot be shared evenly by 2 devices"),
-        (((), ("--no-such-flag",)), "no-such-flag"),
     ],
 )
 def test_what_is_wrong_with_one_is_said_by_it_and_the_other_does_not_hang(folder, own, message):

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import jax
@@ -61,14 +61,19 @@ def schedule(diffusion: Diffusion) -> Schedule:
     check_options(f"schedule {diffusion.schedule}", make, diffusion.schedule_options, besides=("T",))
     is_table = "T" in inspect.signature(make).parameters
     alphas = make(*([diffusion.steps] if is_table else []), **diffusion.schedule_options)
-    with jax.ensure_compile_time_eval():  # a number, also where a traced function builds its schedule
-        at_start = float(determinant(jnp.float32(1.0), kind=diffusion.kind, schedule=alphas))
-    if at_start == 0:
+    if not _tells_of_the_data_at_start(diffusion.kind, alphas):  # type: ignore[arg-type]  # ours can be hashed
         raise InputError(
             f"kind {diffusion.kind} says nothing of the data at t = 1 of the schedule {diffusion.schedule}, where "
             "alpha is 0 and sampling starts; use --diffusion.kind v, x0 or velocity"
         )
     return alphas
+
+
+@cache  # a schedule is built wherever it is needed, which must not compile this again
+def _tells_of_the_data_at_start(kind: str, alphas: Schedule) -> bool:
+    det = jax.jit(partial(determinant, kind=kind, schedule=alphas))
+    with jax.ensure_compile_time_eval():  # a number, also where a traced function builds its schedule
+        return float(det(jnp.float32(1.0))) != 0
 
 
 def preconditioning(diffusion: Diffusion, alphas: Schedule) -> Preconditioning | None:
