@@ -51,6 +51,37 @@ def test_the_ddpm_config_is_the_papers():
     assert (config.sample.sampler, config.sample.steps, config.sample.variance) == ("ddpm", 1000, "fixed_large")
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("cifar10_improved", 52.5),  # of the published cifar10_uncond_50M_500K.pt, by its shapes
+        ("cifar10_ddpmpp", 61.8),  # Song et al. 2021, appendix H
+        ("cifar10_edm", 55.7),  # Karras et al. 2022, table 7
+    ],
+)
+def test_the_other_papers_networks_of_cifar10(name, millions):
+    config = configs.load(ROOT / "configs" / f"{name}.py")
+    params = jax.eval_shape(lambda: build.init_params(config, build.Spec((32, 32, 3), None), jax.random.key(0)))
+    assert round(sum(math.prod(p.shape) for p in jax.tree.leaves(params)) / 1e6, 1) == millions
+
+
+def test_the_improved_config_is_told_steps_of_a_thousand():
+    """Nichol & Dhariwal: 4,000 steps, of which the network is told 1,000 k / T; its bound counts 4 times as much."""
+    config = configs.load(ROOT / "configs" / "cifar10_improved.py")
+    assert (config.diffusion.steps, config.diffusion.step_scale * config.diffusion.steps) == (4000, 1000)
+    assert (config.train.steps, config.train.batch_size, config.optim.learning_rate) == (500_000, 128, 1e-4)
+
+
+def test_the_edm_config_of_cifar10_counts_images():
+    """Karras et al., table 7: 200M images, the first 10M of warm-up, and an average whose half-life is 0.5M."""
+    config = configs.load(ROOT / "configs" / "cifar10_edm.py")
+    assert config.train.steps * config.train.batch_size == 200_000_000
+    assert config.optim.warmup * config.train.batch_size == pytest.approx(10_000_000, rel=1e-4)
+    half_life = math.log(0.5) / math.log(config.train.ema_decay)
+    assert half_life * config.train.batch_size == pytest.approx(500_000)
+    assert 2 * (len(build.times(config.sample, build.schedule(config.diffusion))) - 1) - 1 == 35
+
+
 @pytest.mark.parametrize("name", build.SCHEDULES)
 def test_every_schedule_by_name(name):
     schedule = build.schedule(Diffusion(schedule=name, steps=10, kind="v"))

@@ -108,6 +108,48 @@ ROWS: dict[str, Row] = {
         "800,000 steps of 128 images; the paper: 10.6 hours on a TPU v3-8. One H200: about 4 hours, if it reaches a "
         "third of what its multiply-adds allow",
     ),
+    "cifar10_improved": Row(
+        "CIFAR-10, improved DDPM, hybrid loss",
+        "cifar10_improved",
+        "--model.dtype bfloat16",
+        {
+            "4,000 steps": INCEPTION,
+            "bits/dim": "--reference tfds:cifar10 --reference-split test --metrics bits_per_dim_vlb",
+        },
+        "FID 3.19, 3.17 bits/dim (Nichol & Dhariwal 2021, arXiv 2102.09672, table 2)",
+        "bfloat16; the moving average warms up",
+        "500,000 steps of 128 images, and 50,000 x 4,000 evaluations of the network",
+    ),
+    "cifar10_ddpmpp": Row(
+        "CIFAR-10, DDPM++ on the VP SDE",
+        "cifar10_ddpmpp",
+        "--model.dtype bfloat16",
+        {
+            "1,000 steps": INCEPTION,
+            "bits/dim": "--reference tfds:cifar10 --reference-split test --metrics bits_per_dim_ode",
+        },
+        "FID 2.55, 3.16 bits/dim (Song et al. 2021, arXiv 2011.13456, tables 3 and 2)",
+        "bfloat16; the moving average warms up; FID of the last parameters, not of the best checkpoint",
+        "1,300,000 steps of 128 images",
+    ),
+    "cifar10_edm": Row(
+        "CIFAR-10, EDM",
+        "cifar10_edm",
+        "",
+        {"35 evaluations": INCEPTION},
+        "FID 1.97; without augmentation 2.05 (Karras et al. 2022, arXiv 2206.00364, table 2)",
+        "no augmentation but flips",
+        "390,625 steps of 512 images",
+    ),
+    "cifar10_edm_conditional": Row(
+        "CIFAR-10, EDM, conditional",
+        "cifar10_edm",
+        "--data.labels True",
+        {"35 evaluations": INCEPTION},
+        "FID 1.79; without augmentation 1.88 (Karras et al. 2022, arXiv 2206.00364, table 2)",
+        "no augmentation but flips",
+        "390,625 steps of 512 images",
+    ),
     "imagenet64_adm": Row(
         "ImageNet 64x64, ADM, conditional",
         "imagenet64_adm",
