@@ -32,9 +32,9 @@ from jaxdiff.cli.compared import (
     size_of,
     source_of,
 )
+from jaxdiff.cli.out import check_file, check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.data import Source, Subset, Unlabelled, in_order
-from jaxdiff.data.images import check_folder
 from jaxdiff.files import write_atomically
 from jaxdiff.train import evaluate as losses
 from jaxdiff.typing import InputError
@@ -55,7 +55,8 @@ def statistics(
     """
     if real.reference is None:
         raise InputError("--reference: which images? A folder, a .npz file, digits, tfds:NAME, ...")
-    _check(out, ".npz", batch=batch)
+    check_file(out, ".npz")
+    check_numbers(batch=batch)
     check_features(real)
     source, index = source_of(real.section(), real)
     asked = features_name(real, source.image_shape, source)
@@ -99,9 +100,10 @@ def evaluate(
         out: A .json file with the numbers and all that it takes to repeat them.
     """
     started = time.perf_counter()
-    _check(out, ".json", batch=pictures.batch, seed=pictures.seed)
-    if num is not None and num < 1:
-        raise InputError(f"--num {num}: expected at least 1")
+    if out is not None:
+        check_file(out, ".json")
+    check_numbers(batch=pictures.batch, num=num)
+    check_numbers(least=0, seed=pictures.seed)
     if bootstrap and not 20 <= bootstrap <= 100_000:
         raise InputError(f"--bootstrap {bootstrap}: expected 0 (none), or 20 to 100,000")
     asked = ("frechet", "kernel", "manifold") if metrics is None else metrics
@@ -153,10 +155,8 @@ def evaluate(
     _tell(result, compared, reference)
     if out is not None:
         text = json.dumps(result | {"metrics": {name: _finite(x) for name, x in result["metrics"].items()}}, indent=2)
-        try:
+        with writing(out):
             write_atomically(out, (text + "\n").encode())
-        except OSError as error:
-            raise InputError(f"--out {out}: cannot be written ({error})") from error
         print(f"all of it: {out}")
 
 
@@ -305,15 +305,3 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
         }
 
     return work
-
-
-def _check(out: Path | None, suffix: str, *, batch: int, seed: int = 0) -> None:
-    """What would be found too late."""
-    for name, value in (("batch", batch), ("seed", seed)):
-        if value < (name == "batch") or value >= 2**32:
-            raise InputError(f"--{name} {value}: expected at least {int(name == 'batch')}, below 2^32")
-    if out is None:
-        return
-    if out.suffix != suffix or out.is_dir():
-        raise InputError(f"--out {out}: expected a file whose name ends in {suffix}")
-    check_folder(out)

@@ -1,8 +1,8 @@
 """`jaxdiff plot neighbours`: samples beside the real images that are nearest, the check of memorisation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -20,8 +20,8 @@ from jaxdiff.cli.compared import (
     reference_of,
     size_of,
 )
+from jaxdiff.cli.out import check_file, check_numbers, save
 from jaxdiff.cli.pictures import Pictures
-from jaxdiff.data.images import check_folder
 from jaxdiff.report import figures
 from jaxdiff.typing import InputError
 
@@ -55,7 +55,8 @@ def neighbours(
         shown: How many are drawn.
         k: How many real images beside each.
     """
-    check(out, (".png",), batch=pictures.batch, shown=shown, k=k, num=1 if num is None else num)
+    check_file(out, ".png")
+    check_numbers(batch=pictures.batch, shown=shown, k=k, num=num)
     if samples is None and pictures.run is None and pictures.pretrained is None:
         raise InputError("give --run RUN or --pretrained PATH, whose samples are made now, or --samples FILE or FOLDER")
     check_features(real)
@@ -105,26 +106,3 @@ def neighbours(
     print(f"another of them: median {near.median:.6g}, and r = {near.radius:.6g} for the nearest 1 %")
     print(f"within r: {100 * near.share:.3g} % of the samples; {near.exact} at distance 0. Expected are about 1 %")
     print(f"the {len(rows)} nearest: {out}")
-
-
-def check(out: Path, suffixes: tuple[str, ...], **numbers: int) -> None:
-    """What would be found too late."""
-    for name, value in numbers.items():
-        if value < 1:
-            raise InputError(f"--{name} {value}: expected at least 1")
-    if out.suffix.lower() not in suffixes or out.is_dir():
-        raise InputError(f"--out {out}: expected a file whose name ends in {' or '.join(suffixes)}")
-    check_folder(out)
-
-
-def save(figure: Any, out: Path) -> None:
-    """As PNG, or an `InputError` that says why not."""
-    write(out, lambda: figures.save(figure, out))
-
-
-def write(out: Path, how: Callable[[], object]) -> None:
-    """What writes the file, its failures in words."""
-    try:
-        how()
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error})") from error

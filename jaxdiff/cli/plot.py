@@ -13,7 +13,8 @@ from tyro.extras import SubcommandApp
 from jaxdiff import build, evaluation, runs, sampling
 from jaxdiff.cli.common import read_run
 from jaxdiff.cli.compared import bar, size_of
-from jaxdiff.cli.neighbours import check, neighbours, save, write
+from jaxdiff.cli.neighbours import neighbours
+from jaxdiff.cli.out import check_file, check_numbers, save, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.data import Source, Subset, in_order
 from jaxdiff.data.images import MOVING, to_uint8, write_animation
@@ -48,7 +49,7 @@ def metric(
         out: A .png file.
         floor: What the metric says of real images against real images: a dashed line.
     """
-    check(out, (".png",))
+    check_file(out, ".png")
     read = {str(path): results.read_result(path) for path in results_}
     drawn = results.lines_of(read, metric=metric, against=against)
     if floor is not None and not np.isfinite(floor):
@@ -99,7 +100,7 @@ def loss(
         against: The x axis.
         own: Also the terms of each run's own loss, a panel each: those of other kinds or weights do not compare.
     """
-    check(out, (".png",))
+    check_file(out, ".png")
     source, what, made = _networks(networks)
     terms: dict[str, dict[str, np.ndarray]] = {}
     x, curves = {}, []
@@ -134,7 +135,8 @@ def bits(networks: Annotated[Networks, tyro.conf.arg(name="")], *, out: Path, st
         out: A .png file.
         steps: Of a continuous schedule.
     """
-    check(out, (".png",), steps=steps)
+    check_file(out, ".png")
+    check_numbers(steps=steps)
     source, what, made = _networks(networks)
     lines = {}
     for name, one in made.items():
@@ -172,7 +174,8 @@ def process(
         predicted: Below or beside x_t also what x_0 the network takes it for.
         milliseconds: That a frame is shown; the first and the last are held.
     """
-    check(out, (".png", *MOVING), milliseconds=milliseconds)
+    check_file(out, ".png", *MOVING)
+    check_numbers(milliseconds=milliseconds)
     moving = out.suffix.lower() in MOVING
     wanted = (FRAMES if moving else COLUMNS) if steps_shown is None else steps_shown
     if wanted < 2:
@@ -209,7 +212,8 @@ def process(
     if predicted:
         blocks.append(Block("reverse: predicted x0", to_uint8(guesses[chosen]), at))
     if moving:
-        write(out, lambda: write_animation(out, figures.frames(blocks), milliseconds=milliseconds))
+        with writing(out):
+            write_animation(out, figures.frames(blocks), milliseconds=milliseconds)
     else:
         save(figures.strip(blocks), out)
     print(f"{len(at)} of {len(times)} times: {out}")

@@ -11,6 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxdiff.cli.common import say_errors
+from jaxdiff.cli.out import writing
 from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.typing import InputError
@@ -49,8 +50,6 @@ def _sample(command: SampleCommand) -> None:
         for images in made.draw(params):
             parts.append(images)
             bar.update(len(images))
-    try:
+    with writing(command.out):
         write_samples(command.out, np.concatenate(parts), made.labels)
-    except OSError as error:
-        raise InputError(f"--out {command.out}: cannot be written ({error})") from error
     print(f"{command.num} {'latents' if made.latents else 'pictures'}: {command.out}")
