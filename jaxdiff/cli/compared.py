@@ -293,9 +293,9 @@ def features_of(real: Real, asked: str, shape: tuple[int, int, int], source: Sou
 
 
 @contextmanager
-def bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
-    """A progress bar, as what is told how many images are done."""
-    with tqdm(total=total, unit="img", desc=what) as shown:
+def bar(total: int, what: str, unit: str = "img") -> Iterator[Callable[[int], Any]]:
+    """A progress bar, as what is told how many images, or other units, are done."""
+    with tqdm(total=total, unit=unit, desc=what) as shown:
         yield shown.update
 
 

@@ -211,8 +211,10 @@ def _in_features(
             )  # fmt: skip
         size = evaluation.subset_size(samples.num, theirs.count)
         options = evaluation.Options(seed=pictures.seed, subset_size=size)
+        with bar(len(rows), "metrics", "metric") as progress:
+            values = evaluation.measure(rows, space, ours, theirs, options, progress)
         found: Found = {
-            "metrics": evaluation.measure(rows, space, ours, theirs, options),
+            "metrics": values,
             "warnings": evaluation.warnings(rows, space, ours, theirs),
             "features": {"name": space.name, **space.description},
             "samples": {"name": samples.name, "count": ours.count, "sha256": ours.sha256, **samples.about()},
@@ -221,7 +223,10 @@ def _in_features(
         }
         if bootstrap:
             name = evaluation.name_of("frechet", rows["frechet"], space)
-            interval = evaluation.frechet_interval(ours, theirs, num=bootstrap, seed=pictures.seed)
+            with bar(bootstrap + 1, "bootstrap", "draw") as progress:
+                interval = evaluation.frechet_interval(
+                    ours, theirs, num=bootstrap, seed=pictures.seed, progress=progress
+                )
             found["intervals"] = {name: interval}
         return found
 

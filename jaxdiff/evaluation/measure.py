@@ -274,6 +274,7 @@ def measure(
     samples: Gathered,
     reference: Gathered,
     options: Options | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Values:
     """All values, by their names.
 
@@ -283,6 +284,7 @@ def measure(
       samples: see `gather`.
       reference: likewise.
       options: what the metrics are defined with.
+      progress: is told 1 for each metric that is done.
 
     Raises:
       InputError: images of two sizes, a reference that is only moments for a metric that compares images with images.
@@ -298,16 +300,27 @@ def measure(
     for metric in rows.values():
         found = metric.measure(samples, reference, options or Options())
         values |= {name_of(value, metric, features): float(number) for value, number in found.items()}
+        progress(1)
     return values
 
 
-def frechet_interval(samples: Gathered, reference: Gathered, *, num: int, seed: int) -> tuple[float, float]:
+def frechet_interval(
+    samples: Gathered,
+    reference: Gathered,
+    *,
+    num: int,
+    seed: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> tuple[float, float]:
     """The basic bootstrap's 95 % interval of the Frechet distance, from `num` resamplings of the samples, which must
     hold `pool` whole."""
-    rows, theirs = samples.arrays["pool"], reference.moments["pool"]
-    found = metrics.bootstrap(
-        lambda x: metrics.frechet_distance(metrics.moments(x), theirs), rows, num=num, level=0.95, seed=seed
-    )
+    distance = metrics.frechet_to(reference.moments["pool"])
+
+    def told(x: np.ndarray) -> float:
+        progress(1)
+        return distance(metrics.moments(x))
+
+    found = metrics.bootstrap(told, samples.arrays["pool"], num=num, level=0.95, seed=seed)
     return found.low, found.high
 
 

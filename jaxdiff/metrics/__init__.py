@@ -10,7 +10,7 @@
 The sliced Wasserstein distance is `jaxdiff.testing.sliced_wasserstein`, bits/dim are in `jaxdiff.likelihood`.
 """
 
-from jaxdiff.metrics.frechet import FrechetInfinity, frechet_distance, frechet_infinity
+from jaxdiff.metrics.frechet import FrechetInfinity, frechet_distance, frechet_infinity, frechet_to
 from jaxdiff.metrics.inception_score import InceptionScore, inception_score
 from jaxdiff.metrics.kernel import KernelDistance, kernel_distance
 from jaxdiff.metrics.moments import Moments, merged, moments
@@ -29,6 +29,7 @@ __all__ = [
     "bootstrap",
     "frechet_distance",
     "frechet_infinity",
+    "frechet_to",
     "inception_score",
     "kernel_distance",
     "manifold",
