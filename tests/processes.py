@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from jaxdiff.report import read_metrics
 
 ROOT = Path(__file__).parents[1]
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles in half of the time; what is compared is compiled alike
 
 
 def start(folder, *args, script="train.py", devices=1, environment=None, **options):
@@ -29,7 +30,8 @@ def start_python(folder, code, *, devices=1):
 
 def _start(folder, args, devices, environment=None, **options):
     environment = (
-        os.environ
+        QUICK
+        | os.environ
         | (environment or {})
         | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",

@@ -33,7 +33,14 @@ def trainings(*commands):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def as_users_compile():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, as_users_compile):
     """Runs of 20 steps, in folders named as the devices."""
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "net.py").write_text(NET)
