@@ -3,6 +3,7 @@
     python benchmarks/ledger/ledger.py list
     python benchmarks/ledger/ledger.py run fashion_v --fashion train-images-idx3-ubyte.gz --runs runs/ledger
     python benchmarks/ledger/ledger.py table                     # results.json -> README.md beside this file
+    python benchmarks/ledger/ledger.py pictures --runs runs/ledger --out fashion.png     # side by side
 
 `run` trains (or goes on with) an experiment and evaluates it; what is found goes to results.json, figures for each
 evaluation, with hardware, time and date. It can be stopped and run again.
@@ -21,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results.json"
@@ -32,7 +35,7 @@ class Row:
 
     Attributes:
       what: in words.
-      config: in configs/.
+      config: in configs/; None: nothing is trained.
       flags: of train.py.
       evaluations: by their names, the options of `jaxdiff evaluate`.
       paper: its numbers, with their source.
@@ -41,7 +44,7 @@ class Row:
     """
 
     what: str
-    config: str
+    config: str | None
     flags: str = ""
     evaluations: dict[str, str] = dataclasses.field(default_factory=dict)
     paper: str = ""
@@ -69,6 +72,13 @@ BITS = {
 INCEPTION = "--features inception:INCEPTION --metrics fid inception_score --num 50000"
 
 ROWS: dict[str, Row] = {
+    "fashion_floor": Row(
+        "Fashion-MNIST's test images in place of samples: the floor",
+        None,
+        evaluations={
+            f"{num:,} of them": f"--samples TEST --num {num} --reference TRAIN {CLASSIFIER}" for num in (2000, 10_000)
+        },
+    ),
     "fashion_v": Row("Fashion-MNIST, v", "fashion_mnist_small", evaluations=FASHION | SAMPLERS | BITS),
     "fashion_eps": Row("Fashion-MNIST, eps (DDPM)", "fashion_mnist_small", "--diffusion.kind eps", FASHION | BITS),
     "fashion_x0": Row("Fashion-MNIST, x0", "fashion_mnist_small", "--diffusion.kind x0", FASHION | BITS),
@@ -165,28 +175,29 @@ ROWS: dict[str, Row] = {
 def run(name: str, args: argparse.Namespace) -> None:
     """Train and evaluate one experiment; what is there already is not done again."""
     row, folder = ROWS[name], args.runs / name
-    flags = shlex.split(row.flags)
-    if row.config.startswith("fashion"):
-        if args.fashion is None:
-            raise SystemExit(
-                "--fashion train-images-idx3-ubyte.gz: where are the images? (Debian: dataset-fashion-mnist)"
-            )
-        flags += ["--data.name", str(args.fashion.resolve())]
-    train = ["train.py", "--config", f"configs/{row.config}.py", "--run", str(folder), *flags, *args.more]
-    started, new = time.perf_counter(), not (folder / "loss.png").exists()
-    subprocess.run([sys.executable, *train], cwd=ROOT, check=True)
-    if new:
-        store(name, {"training": hardware(time.perf_counter() - started)})
+    files = {"TRAIN": args.fashion, "TEST": args.test, "INCEPTION": args.inception}
+    if row.config is not None:
+        flags = shlex.split(row.flags)
+        if row.config.startswith("fashion"):
+            flags += ["--data.name", given("TRAIN", files)]
+        train = ["train.py", "--config", f"configs/{row.config}.py", "--run", str(folder), *flags, *args.more]
+        started, new = time.perf_counter(), not (folder / "loss.png").exists()
+        subprocess.run([sys.executable, *train], cwd=ROOT, check=True)
+        if new:
+            store(name, {"training": hardware(time.perf_counter() - started)})
     for title, options in row.evaluations.items():
         if title in read().get(name, {}) and not args.again:
             continue
-        out = folder / "evaluations" / f"{title.replace('/', ' per ')}.json"
-        given = shlex.split(options.replace("INCEPTION", str(args.inception)))
-        if "inception" in options and args.inception is None:
+        if "INCEPTION" in options and args.inception is None:
             print(f"{name}, {title}: needs --inception FILE; left out")
             continue
+        out = folder / "evaluations" / f"{title.replace('/', ' per ')}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for what in files:
+            options = options.replace(what, shlex.quote(given(what, files))) if what in options else options
         began = time.perf_counter()
-        command = ["-m", "jaxdiff", "evaluate", "--run", str(folder), *given, "--out", str(out)]
+        command = ["-m", "jaxdiff", "evaluate", *shlex.split(options), "--out", str(out)]
+        command += [] if row.config is None else ["--run", str(folder)]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         found = json.loads(out.read_text())
         figures: dict[str, Any] = {"metrics": found["metrics"], **hardware(time.perf_counter() - began)}
@@ -194,6 +205,17 @@ def run(name: str, args: argparse.Namespace) -> None:
             figures["features"] = {key: found["features"].get(key) for key in ("name", "sha256")}
             figures["samples"] = {key: found["samples"].get(key) for key in ("count", "network_evaluations")}
         store(name, {title: figures})
+
+
+def given(what: str, files: dict[str, Path | None]) -> str:
+    """A file by what the options call it, for the command line."""
+    path = files[what]
+    if path is None:
+        raise SystemExit(
+            "--fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz: where are the images? (Debian: "
+            "dataset-fashion-mnist)"
+        )
+    return str(path.resolve())
 
 
 def hardware(seconds: float) -> dict[str, Any]:
@@ -234,7 +256,9 @@ def table() -> str:
     results = read()
     for name, row in ROWS.items():
         found = results.get(name, {})
-        command = f"`run {name}`: [{row.config}](../../configs/{row.config}.py) {f'`{row.flags}`' if row.flags else ''}"
+        command = f"`run {name}`"
+        if row.config is not None:
+            command += f": [{row.config}](../../configs/{row.config}.py)" + (f" `{row.flags}`" if row.flags else "")
         trained = found.get("training")
         when = (
             "" if trained is None else f"training: {trained['hardware']}, {trained['seconds']:,} s, {trained['date']}"
@@ -261,24 +285,57 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def pictures(args: argparse.Namespace) -> None:
+    """Of every experiment on Fashion-MNIST that has been trained: a row each, of the same noise by the same sampler."""
+    from matplotlib.figure import Figure
+
+    found = {}
+    for name, row in ROWS.items():
+        if row.config == "fashion_mnist_small" and (args.runs / name / "loss.png").exists():
+            out = args.runs / name / "evaluations" / "pictures.npz"
+            made = ["sample.py", "--run", str(args.runs / name), "--num", "16", "--seed", "0", "--out", str(out)]
+            subprocess.run([sys.executable, *made], cwd=ROOT, check=True)
+            with np.load(out) as file:
+                found[row.what] = np.concatenate(list(file["images"][..., 0]), axis=1)
+    if not found:
+        raise SystemExit(f"--runs {args.runs}: no experiment on Fashion-MNIST has been trained there")
+    figure = Figure(figsize=(10, 0.85 * len(found)), layout="constrained")
+    for axes, (what, strip) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(what, fontsize="small", loc="left")
+        axes.set_axis_off()
+    figure.savefig(args.out, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
     commands.add_parser("table")
+    drawer = commands.add_parser("pictures")
+    drawer.add_argument("--runs", type=Path, default=Path("runs/ledger"))
+    drawer.add_argument("--out", type=Path, required=True, help="a .png file")
     runner = commands.add_parser("run")
     runner.add_argument("names", nargs="+", choices=list(ROWS))
     runner.add_argument("--fashion", type=Path, help="Fashion-MNIST's training images, an IDX file")
+    runner.add_argument("--test", type=Path, help="its test images, for the floor")
     runner.add_argument("--inception", type=Path, help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth")
     runner.add_argument("--runs", type=Path, default=Path("runs/ledger"))
+    runner.epilog = "Other options are train.py's, such as --train.steps 1000."
     runner.add_argument("--again", action="store_true", help="evaluate what was evaluated once more")
-    args, args.more = parser.parse_known_args()[0], parser.parse_known_args()[1]
+    args, more = parser.parse_known_args()
+    if more and args.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    args.more = more
     if args.command == "list":
         for name, row in ROWS.items():
             found = ", ".join(read().get(name, {}))
             print(f"{name:18} {row.what}; {f'found: {found}' if found else row.needs or 'not run'}")
     elif args.command == "table":
         (HERE / "README.md").write_text(table())
+    elif args.command == "pictures":
+        args.runs = args.runs.resolve()
+        pictures(args)
     else:
         args.runs = args.runs.resolve()
         for name in args.names:
