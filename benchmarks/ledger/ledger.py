@@ -1,7 +1,7 @@
 """The ledger of experiments: what each paper reports, what we find, and the commands in between.
 
     python benchmarks/ledger/ledger.py list
-    python benchmarks/ledger/ledger.py run fashion_v --fashion train-images-idx3-ubyte.gz --runs runs/ledger
+    python benchmarks/ledger/ledger.py run fashion_v --fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz
     python benchmarks/ledger/ledger.py table                     # results.json -> README.md beside this file
     python benchmarks/ledger/ledger.py pictures --runs runs/ledger --out fashion.png     # side by side
 
@@ -66,8 +66,8 @@ SAMPLERS = {
     for nfe in (6, 10, 20, 50)
 }  # fmt: skip
 BITS = {
-    "bits/dim, vlb": "--reference-num 256 --metrics bits_per_dim_vlb",
-    "bits/dim, ode": "--reference-num 64 --metrics bits_per_dim_ode",
+    "bits/dim, vlb": "--reference TEST --reference-num 64 --metrics bits_per_dim_vlb",
+    "bits/dim, ode": "--reference TEST --reference-num 64 --metrics bits_per_dim_ode",
 }
 INCEPTION = "--features inception:INCEPTION --metrics fid inception_score --num 50000"
 
