@@ -1,7 +1,7 @@
 """The ledger of experiments: what each paper reports, what we find, and the commands in between.
 
     python benchmarks/ledger/ledger.py list
-    python benchmarks/ledger/ledger.py run fashion_v --fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz
+    python benchmarks/ledger/ledger.py run fashion_v --fashion train-images-idx3-ubyte.gz --test t10k-...
     python benchmarks/ledger/ledger.py table                     # results.json -> README.md beside this file
     python benchmarks/ledger/ledger.py pictures --runs runs/ledger --out fashion.png     # side by side
 
