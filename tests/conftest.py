@@ -27,6 +27,25 @@ def forget_what_was_compiled():
     jax.clear_caches()
 
 
+WHOLE_COMMANDS = (
+    "test_cli_",
+    "test_evaluate",
+    "test_fine_tuning",
+    "test_remote",
+    "test_report",
+    "test_train_normalized",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(request):
+    """Where whole commands run, compiling takes most of the time, and how fast they are then is of no consequence."""
+    quickly = request.module.__name__.startswith(WHOLE_COMMANDS)
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def standard_promotion():
     """For tests that run optax's Adam, which raises a float to an int32 count."""

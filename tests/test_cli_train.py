@@ -16,7 +16,10 @@ import pytest
 import tiny
 from PIL import Image
 
+from jaxdiff import build
 from jaxdiff.cli import flags, sample_main, train_main, training
+from jaxdiff.cli.common import warn_of_signal
+from jaxdiff.config import Diffusion
 from jaxdiff.data import Subset
 from jaxdiff.report import read_metrics
 from jaxdiff.train.checkpoint import saved_steps
@@ -176,10 +179,15 @@ def test_errors_come_before_anything_is_written(here, capsys, args, words):
 
 
 @pytest.mark.parametrize(("schedule", "warns"), [("geometric", True), ("cosine", False), ("ve", False), ("vp", False)])
-def test_a_schedule_that_does_not_end_in_noise_is_warned_of(here, capsys, schedule, warns):
+def test_a_schedule_that_does_not_end_in_noise_is_warned_of(capsys, schedule, warns):
     """alpha / sigma at t = 1: 0.75 for geometric (alpha_bar = 0.36), below 0.1 for the others."""
-    train_main(shlex.split(f"--config tiny.py --dry-run --diffusion.schedule {schedule}"))
+    warn_of_signal(build.schedule(Diffusion(schedule=schedule)))
     assert ("warning: this schedule ends at t = 1 with alpha / sigma = 0.7" in capsys.readouterr().err) == warns
+
+
+def test_a_training_says_so(here, capsys):
+    train_main(shlex.split("--config tiny.py --dry-run --diffusion.schedule geometric"))
+    assert "warning: this schedule ends at t = 1 with alpha / sigma = 0.7" in capsys.readouterr().err
 
 
 def test_a_run_of_another_config_is_refused_with_the_keys_and_left_as_it_was(here, trained, capsys):
