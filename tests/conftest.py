@@ -27,20 +27,16 @@ def forget_what_was_compiled():
     jax.clear_caches()
 
 
-WHOLE_COMMANDS = (
-    "test_cli_",
-    "test_evaluate",
-    "test_fine_tuning",
-    "test_remote",
-    "test_report",
-    "test_train_normalized",
-)
+COMPILING = (
+    "test_cli_", "test_config_build", "test_evaluate", "test_fine_tuning", "test_models", "test_pretrained", "test_remote",
+    "test_report", "test_train_normalized",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly(request):
-    """Where whole commands run, compiling takes most of the time, and how fast they are then is of no consequence."""
-    quickly = request.module.__name__.startswith(WHOLE_COMMANDS)
+    """Of whole commands and networks compiling takes most of the time; how fast they are then is of no consequence."""
+    quickly = request.module.__name__.startswith(COMPILING)
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
