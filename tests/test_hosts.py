@@ -15,7 +15,7 @@ from jaxdiff.report import read_metrics
 from jaxdiff.train.checkpoint import saved_steps
 
 STEPS, SOON = 60, 60  # of the whole run; seconds in which a process must notice what happened to the other
-TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6", "--log.samples-every", "60")
+TINY = ("--config", "tiny.py", "--log.checkpoint-every", "12", "--log.samples-every", "60")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, stopped + 1))
 
     first, second = begin(folder, *flags, "--resume", "must")
-    wait_for(run, read_metrics(run / "metrics.jsonl")[-1]["step"] + 7, [first, second])  # behind one more checkpoint
+    wait_for(run, read_metrics(run / "metrics.jsonl")[-1]["step"] + 13, [first, second])  # behind one more checkpoint
     first.send_signal(signal.SIGKILL)
     code, _, err = ended(second, within=SOON)
     assert code != 0
