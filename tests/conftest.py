@@ -27,21 +27,6 @@ def forget_what_was_compiled():
     jax.clear_caches()
 
 
-COMPILING = (
-    "test_cli_", "test_config_build", "test_evaluate", "test_fine_tuning", "test_models", "test_pretrained", "test_remote",
-    "test_report", "test_train_normalized",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(request):
-    """Of whole commands and networks compiling takes most of the time; how fast they are then is of no consequence."""
-    quickly = request.module.__name__.startswith(COMPILING)
-    jax.config.update("jax_disable_most_optimizations", quickly)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def standard_promotion():
     """For tests that run optax's Adam, which raises a float to an int32 count."""

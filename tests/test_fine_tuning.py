@@ -59,7 +59,7 @@ def changed(before, after):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "init"), [("--optim.frozen conv_in", ""), ("--model.lora-rank 2", "--init {}-moved")]
+    ("options", "init"), [("--optim.frozen conv_in", "--init {}"), ("--model.lora-rank 2", "--init {}-moved"), ("", "")]
 )
 def test_it_resumes_as_if_it_had_never_stopped(imported, tmp_path, options, init):
     """Two steps and then two more are four, to the bit; with what it began with, or without: the run has all of it."""

@@ -15,7 +15,7 @@ from jaxdiff.report import read_metrics
 from jaxdiff.train.checkpoint import saved_steps
 
 STEPS, SOON = 60, 60  # of the whole run; seconds in which a process must notice what happened to the other
-TINY = ("--config", "tiny.py", "--log.checkpoint-every", "12", "--log.samples-every", "60")
+TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6", "--log.samples-every", "60")
 
 
 @pytest.fixture
@@ -51,12 +51,10 @@ def ended(process, *, within):
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted(folder):
-    """SIGTERM to one; then, resumed by the same command, SIGKILL to the first, which the others turn to.
-
-    The death of the second is in the test of data that it cannot read; two processes under pmap are in test_faults.py.
-    """
-    flags = ("--train.steps", str(STEPS), "--parallel", "fsdp", *SNAPSHOTS)
+@pytest.mark.parametrize(("form", "deaths"), [("pmap", (1, 0)), ("fsdp", ())])
+def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted(folder, form, deaths):
+    """SIGTERM to one; then, each time resumed by the same command, SIGKILL to one of them."""
+    flags = ("--train.steps", str(STEPS), "--parallel", form, *SNAPSHOTS)
     for process in begin(folder, *flags, "--run", "whole"):
         finish(process)
 
@@ -72,14 +70,15 @@ def test_stopped_and_killed_they_end_together_and_go_on_bitwise_as_uninterrupted
     assert stopped == max(saved_steps(run / "checkpoints"))
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, stopped + 1))
 
-    first, second = begin(folder, *flags, "--resume", "must")
-    wait_for(run, read_metrics(run / "metrics.jsonl")[-1]["step"] + 13, [first, second])  # behind one more checkpoint
-    first.send_signal(signal.SIGKILL)
-    code, _, err = ended(second, within=SOON)
-    assert code != 0
-    assert "another process of this run has died" in err or "one of them has died" in err
-    assert "The same command, in all processes, goes on from the last checkpoint" in err
-    first.communicate()
+    for dead in deaths:
+        both = begin(folder, *flags, "--resume", "must")
+        wait_for(run, read_metrics(run / "metrics.jsonl")[-1]["step"] + 7, both)  # behind one more checkpoint
+        both[dead].send_signal(signal.SIGKILL)
+        code, _, err = ended(both[1 - dead], within=SOON)
+        assert code != 0
+        assert "another process of this run has died" in err or "one of them has died" in err
+        assert "The same command, in all processes, goes on from the last checkpoint" in err
+        both[dead].communicate()
     for process in begin(folder, *flags, "--resume", "must"):
         finish(process)
 
@@ -126,6 +125,7 @@ def test_data_that_one_cannot_read_end_both_and_the_last_checkpoint_goes_on(fold
     [
         (((), ("--config", "gone.py")), "gone.py"),
         (((), ("--train.batch-size", "7")), "batch size 7 cannot be shared evenly by 2 devices"),
+        (((), ("--no-such-flag",)), "no-such-flag"),
     ],
 )
 def test_what_is_wrong_with_one_is_said_by_it_and_the_other_does_not_hang(folder, own, message):

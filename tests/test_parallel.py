@@ -60,14 +60,19 @@ def folder(tmp_path_factory, as_users_compile):
     ]
     for process in first:
         finish(process)
-    finish(start_python(folder, trainings(["--run", "2"], [*moved, "--train.steps", "14"]), devices=2))
+    second = [
+        start_python(folder, trainings(["--run", "4"]), devices=4),
+        start_python(folder, trainings(["--run", "2"], [*moved, "--train.steps", "14"]), devices=2),
+    ]
+    for process in second:
+        finish(process)
     for run, devices, flags in (("2x4", 4, []), ("fsdp, 2x4", 4, FSDP), ("moved", 2, FSDP)):
         for process in start_many(folder, "--config", "net.py", "--run", run, *flags, devices=devices):
             finish(process)
     return folder
 
 
-OTHERS = ["2", "8", "fsdp8", "fsdp2x4", "accumulated", "2x4", "fsdp, 2x4", "moved"]
+OTHERS = ["2", "4", "8", "fsdp8", "fsdp2x4", "accumulated", "2x4", "fsdp, 2x4", "moved"]
 
 
 @pytest.mark.slow
