@@ -95,12 +95,12 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "train.py", "--config", "configs/fashion_mnist_small.py", "--run", str(run)]
     command += ["--data.name", args.data, "--train.steps", "1000000", "--log.samples-every", "1000000"]
     command += ["--log.checkpoint-every", "1000000"]
-    cold = {"JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp()}  # what was compiled before does not help
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cold)
-    time.sleep(max(0.0, 60 * args.minutes - (time.perf_counter() - started)))
-    process.send_signal(signal.SIGTERM)
-    if process.wait():
-        raise SystemExit(f"train.py ended with {process.returncode}")
+    with tempfile.TemporaryDirectory() as cold:  # what was compiled before does not help
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cold})
+        time.sleep(max(0.0, 60 * args.minutes - (time.perf_counter() - started)))
+        process.send_signal(signal.SIGTERM)
+        if process.wait():
+            raise SystemExit(f"train.py ended with {process.returncode}")
     seconds = time.perf_counter() - started  # the checkpoint included
     made = ["--num", str(args.num), "--batch", "250", "--out", str(args.out / "ours.npz")]
     subprocess.run([sys.executable, "sample.py", "--run", str(run), *made], cwd=ROOT, check=True)

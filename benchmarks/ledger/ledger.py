@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -193,8 +194,7 @@ def run(name: str, args: argparse.Namespace) -> None:
             continue
         out = folder / "evaluations" / f"{title.replace('/', ' per ')}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        for what in files:
-            options = options.replace(what, shlex.quote(given(what, files))) if what in options else options
+        options = re.sub("TRAIN|TEST|INCEPTION", lambda found: shlex.quote(given(found[0], files)), options)
         began = time.perf_counter()
         command = ["-m", "jaxdiff", "evaluate", *shlex.split(options), "--out", str(out)]
         command += [] if row.config is None else ["--run", str(folder)]

@@ -26,7 +26,7 @@ def write_statistics(path: Path, gathered: Gathered, features: Features) -> None
     Raises:
       InputError: another suffix, or it cannot be written.
     """
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise InputError(f"{path}: expected a name that ends in .npz")
     arrays: dict[str, Any] = {}
     for name, found in gathered.moments.items():
@@ -46,7 +46,7 @@ def write_statistics(path: Path, gathered: Gathered, features: Features) -> None
 
 def is_statistics(path: Path) -> bool:
     """Whether a file is one, and no set of images."""
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     try:
         with open(path, "rb") as opened, np.load(opened) as file:
