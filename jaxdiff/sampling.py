@@ -10,13 +10,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdiff import build, denoise, guidance, process, samplers
+from jaxdiff import build, denoise, guidance, process, samplers, testing
 from jaxdiff.config import Config
 from jaxdiff.data.images import to_uint8
 from jaxdiff.flops import multiply_adds
 from jaxdiff.noise import example_keys, fold_in, white_noise
 from jaxdiff.schedules import require
-from jaxdiff.typing import Array, InputError, Model, PyTree
+from jaxdiff.typing import Array, InputError, Model, Prediction, PyTree
 
 Generate = Callable[..., Any]
 
@@ -87,29 +87,32 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
 
 
 def network_evaluations(config: Config, spec: build.Spec) -> int | None:
-    """How often the network is called for one picture with `config.sample`, a pair of guidance counting as two: by the
-    multiply-adds of the whole program over those of one call. None where the program does not say (an adaptive solver).
+    """How often the network is called for one picture with `config.sample`, a pair of guidance counting as two. None
+    where that depends on the network (an adaptive solver). A classifier that guides is not counted.
+
+    Counted while the sampler runs, with data of N(0, I) in the network's place: last steps may leave calls out.
 
     >>> config = Config()
     >>> network_evaluations(config, build.Spec((8, 8, 1), None))
     50
     """
-    params = jax.eval_shape(lambda key: build.init_params(config, spec, key), jax.random.key(0))
-    labels = None if spec.num_classes is None else jnp.zeros(1, jnp.int32)
+    calls: list[None] = []
+    exact = testing.gaussian_denoiser(mean=0.0, std=1.0, schedule=build.schedule(config.diffusion))
 
-    def whole(params: PyTree) -> Array:
-        made: Array = generator(config, spec)(
-            params, jax.random.key(0), jnp.zeros(1, jnp.int32), labels, *_settings(config)
-        )
-        return made
+    def counted(x_t: Array, t: Array) -> Prediction:
+        jax.debug.callback(calls.append, None)
+        return exact(x_t, t)._replace(log_var=jnp.zeros_like(x_t) if config.diffusion.learned_variance else None)
 
-    def once(params: PyTree) -> Array:
-        return build.denoiser(config, spec, params, labels)(jnp.zeros((1, *spec.image_shape)), jnp.float32(1)).x0
-
+    sampler, times, scale, _ = _settings(config)
+    run = jax.jit(lambda x: samplers.sample(jax.random.key(0), counted, sampler, times, x))
+    x = jnp.ones((1, *spec.image_shape))
     try:
-        return round(multiply_adds(whole, params) / multiply_adds(once, params))
-    except InputError:
+        multiply_adds(run, x)
+    except InputError:  # a loop of any length
         return None
+    run(x).block_until_ready()
+    jax.effects_barrier()
+    return len(calls) * (1 if scale is None or spec.num_classes is None else 2)
 
 
 def pmapped(generate: Generate) -> Any:
