@@ -263,12 +263,20 @@ def s3(tmp_path):
 
 
 @pytest.fixture
-def gs(tmp_path):
+def gs(monkeypatch):
     """GCS's protocol, with a bucket: what reaches it."""
-    from gcp_storage_emulator.server import create_server
+    from gcp_storage_emulator import server as emulator
 
+    # gcsfs ends a file by "\n--==0==": of one that ends in "\r" the emulator's parser takes "\r\n" for the line's end, and
+    # loses a byte (of every 256th checksum). As the standard has it, "\r\n--==0==", nothing is lost.
+    decoded = emulator._decode_raw_data
+    monkeypatch.setattr(
+        emulator,
+        "_decode_raw_data",
+        lambda raw, handler: (decoded(raw, handler) or b"").replace(b"\n--==0==", b"\r\n--==0=="),
+    )
     port = free_port()
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
     server.start()
     yield "gs://bucket/runs/tiny", {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}, "0"
     server.stop()
