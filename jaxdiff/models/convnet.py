@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.convnorm import EXACT
 from jaxdiff.typing import Array, InputError
 
 
@@ -31,12 +32,13 @@ class ConvNet(nn.Module):
             raise InputError(f"ConvNet: images of at least 4x4, got {x.shape[1]}x{x.shape[2]}")
         init = nn.initializers.he_normal()
         for i, (width, size) in enumerate(zip(self.widths, (5, 3), strict=True)):
-            x = nn.relu(nn.Conv(width, (size, size), kernel_init=init, name=f"conv_{i}")(x))
+            x = nn.relu(nn.Conv(width, (size, size), kernel_init=init, precision=EXACT, name=f"conv_{i}")(x))
             batch, height, wide, _ = x.shape
             x = (
                 x[:, : height // 2 * 2, : wide // 2 * 2]
                 .reshape(batch, height // 2, 2, wide // 2, 2, width)
                 .mean((2, 4))
             )
-        found = nn.relu(nn.Dense(self.features, kernel_init=init, name="features_of")(x.reshape(x.shape[0], -1)))
-        return found, jnp.asarray(nn.Dense(self.num_classes, name="out")(found))
+        x = x.reshape(x.shape[0], -1)
+        found = nn.relu(nn.Dense(self.features, kernel_init=init, precision=EXACT, name="features_of")(x))
+        return found, jnp.asarray(nn.Dense(self.num_classes, precision=EXACT, name="out")(found))
