@@ -65,7 +65,7 @@ def test_inception_score_splits_in_the_order_given():
     assert uneven.std == pytest.approx((np.exp(h) - 1) / 2)
 
 
-def test_inception_score_rises_with_fewer_rows_per_split():
+def test_inception_score_falls_with_fewer_rows_per_split():
     """The entropy of the mean of n rows is too small by (K - 1) / (2 n) for hard labels of K equally frequent classes."""
     rng, n, k = np.random.default_rng(0), 400, 10
     scores = [inception_score(1e4 * np.eye(k)[rng.integers(k, size=n)], splits=1).mean for _ in range(200)]

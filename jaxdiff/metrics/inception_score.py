@@ -20,7 +20,8 @@ def inception_score(logits: Array | np.ndarray, *, splits: int = 10) -> Inceptio
     """`exp(mean_x KL(p(y | x) || p(y)))`, with p(y) the mean of p(y | x) over the split: from 1 to K, more is better.
 
     The rows are split in the order given: shuffle them if they are sorted by class. It rises with the number of rows of
-    a split, by about (K - 1) / rows, so a score goes with its n and splits: published ones are 50,000 in 10.
+    a split: few give a score too low, by up to the part (K - 1) / (2 rows). So a score goes with its n and splits:
+    published ones are 50,000 in 10.
 
     Args:
       logits: `[N, K]`, before the softmax.

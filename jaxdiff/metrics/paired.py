@@ -77,7 +77,8 @@ def ms_ssim(a: Array | np.ndarray, b: Array | np.ndarray, *, value_range: float 
         SSIM_5^0.1333 prod_(j = 1..4) CS_j^(w_j),        w = 0.0448, 0.2856, 0.3001, 0.2363
 
     where CS is the second factor of `ssim`, contrast and structure, alone; a scale of negative mean counts as 0. Images
-    are halved by the mean of 2 x 2 pixels, a last odd row or column left out.
+    are halved by the mean of 2 x 2 pixels, a last odd row or column left out (others fill up there: of sides that
+    cannot be halved four times, values differ between libraries).
 
     Args:
       a: images `[B, H, W, C]` with sides of at least 176, so that the fifth scale has a window.
