@@ -21,20 +21,13 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
-from jaxdiff import runs, sampling
+from jaxdiff import metrics, runs, sampling
 from jaxdiff.config import Config
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """`|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))` of rows `[N, D]`, float64.
-
-    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not negative.
-    Source: Dowson & Landau 1982, eq. 4.
-    """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = np.sqrt(np.maximum(np.linalg.eigvals(cov_a @ cov_b).real, 0)).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
+    """Of rows `[N, D]`."""
+    return metrics.frechet_distance(metrics.moments(a), metrics.moments(b))
 
 
 def with_dtype(config: Config, dtype: str) -> Config:
