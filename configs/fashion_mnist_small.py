@@ -10,7 +10,7 @@ config = Config(
     data=Data(name="tfds:fashion_mnist", labels=False),
     diffusion=Diffusion(schedule="cosine", kind="v"),
     model=UNet(
-        channels=24, multipliers=(1, 2, 3), blocks=2, attention_resolutions=(7,), groups=8, resample_in_block=False
+        channels=16, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(7,), groups=8, resample_in_block=False
     ),
     optim=Optim(learning_rate=1e-3, warmup=100),
     train=Train(steps=2000, batch_size=64, ema_decay=0.995),

@@ -55,16 +55,16 @@ class Row:
 
 CLASSIFIER = "--features classifier --metrics frechet kernel manifold"
 FASHION = {
-    "moving average": f"--num 2000 {CLASSIFIER}",
-    "parameters": f"--num 2000 --weights params {CLASSIFIER}",
+    "moving average": f"--num 1000 {CLASSIFIER}",
+    "parameters": f"--num 1000 --weights params {CLASSIFIER}",
 }
 SAMPLERS = {
-    f"{name}, {nfe} evaluations": f"--num 2000 --sampler {sampler} --steps {nfe // calls} {CLASSIFIER}"
+    f"{name}, {steps} steps": f"--num 1000 --sampler {sampler} --steps {steps} {CLASSIFIER}"
     for name, sampler, calls in (
         ("DDPM", "ddpm", 1), ("DDIM", "ddim", 1), ("DPM-Solver++ 2M", "dpm_solver++", 1), ("UniPC", "unipc", 1),
         ("Heun", "heun", 2),
     )
-    for nfe in (6, 10, 20, 50)
+    for steps in (6 // calls, 10 // calls, 20 // calls, 50 // calls)
 }  # fmt: skip
 BITS = {
     "bits/dim, vlb": "--reference TEST --reference-num 64 --metrics bits_per_dim_vlb",
@@ -77,7 +77,7 @@ ROWS: dict[str, Row] = {
         "Fashion-MNIST's test images in place of samples: the floor",
         None,
         evaluations={
-            f"{num:,} of them": f"--samples TEST --num {num} --reference TRAIN {CLASSIFIER}" for num in (2000, 10_000)
+            f"{num:,} of them": f"--samples TEST --num {num} --reference TRAIN {CLASSIFIER}" for num in (1000, 10_000)
         },
     ),
     "fashion_v": Row("Fashion-MNIST, v", "fashion_mnist_small", evaluations=FASHION | SAMPLERS | BITS),
@@ -132,7 +132,7 @@ ROWS: dict[str, Row] = {
         "500,000 steps of 128 images, and 50,000 x 4,000 evaluations of the network",
     ),
     "cifar10_ddpmpp": Row(
-        "CIFAR-10, DDPM++ on the VP SDE",
+        "CIFAR-10, DDPM++ cont. (VP)",
         "cifar10_ddpmpp",
         "--model.dtype bfloat16",
         {
@@ -166,7 +166,7 @@ ROWS: dict[str, Row] = {
         "imagenet64_adm",
         "--model.dtype bfloat16",
         {"250 steps": INCEPTION},
-        "FID 2.07 (Dhariwal & Nichol 2021, arXiv 2105.05233, table 4)",
+        "FID 2.07 (Dhariwal & Nichol 2021, arXiv 2105.05233, section 5.1)",
         "bfloat16",
         "540,000 steps of 2,048 images: about a month of one H200, 4 days of eight, by the same rule",
     ),
@@ -174,20 +174,13 @@ ROWS: dict[str, Row] = {
 
 
 def run(name: str, args: argparse.Namespace) -> None:
-    """Train and evaluate one experiment; what is there already is not done again."""
+    """Train and evaluate one experiment; what is there already, of the same step and options, is not done again."""
     row, folder = ROWS[name], args.runs / name
     files = {"TRAIN": args.fashion, "TEST": args.test, "INCEPTION": args.inception}
-    if row.config is not None:
-        flags = shlex.split(row.flags)
-        if row.config.startswith("fashion"):
-            flags += ["--data.name", given("TRAIN", files)]
-        train = ["train.py", "--config", f"configs/{row.config}.py", "--run", str(folder), *flags, *args.more]
-        started, new = time.perf_counter(), not (folder / "loss.png").exists()
-        subprocess.run([sys.executable, *train], cwd=ROOT, check=True)
-        if new:
-            store(name, {"training": hardware(time.perf_counter() - started)})
+    trained = {} if row.config is None else train(name, folder, args, files)
     for title, options in row.evaluations.items():
-        if title in read().get(name, {}) and not args.again:
+        there = read().get(name, {}).get(title, {})
+        if there and {key: there.get(key) for key in trained} == trained and not args.again:
             continue
         if "INCEPTION" in options and args.inception is None:
             print(f"{name}, {title}: needs --inception FILE; left out")
@@ -200,11 +193,34 @@ def run(name: str, args: argparse.Namespace) -> None:
         command += [] if row.config is None else ["--run", str(folder)]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         found = json.loads(out.read_text())
-        figures: dict[str, Any] = {"metrics": found["metrics"], **hardware(time.perf_counter() - began)}
+        figures: dict[str, Any] = {"metrics": found["metrics"], **trained, **hardware(time.perf_counter() - began)}
         if "features" in found:
             figures["features"] = {key: found["features"].get(key) for key in ("name", "sha256")}
-            figures["samples"] = {key: found["samples"].get(key) for key in ("count", "network_evaluations")}
+            figures["samples"] = {
+                key: found["samples"].get(key) for key in ("count", "network_evaluations", "weights_sha256")
+            }
         store(name, {title: figures})
+
+
+def train(name: str, folder: Path, args: argparse.Namespace, files: dict[str, Path | None]) -> dict[str, Any]:
+    """Train a row to its end; the step it came to, and options beyond the row's."""
+    from jaxdiff.runs import last_step
+
+    row, begun = ROWS[name], last_step(folder)
+    flags = shlex.split(row.flags)
+    if row.config is not None and row.config.startswith("fashion"):
+        flags += ["--data.name", given("TRAIN", files)]
+    command = ["train.py", "--config", f"configs/{row.config}.py", "--run", str(folder), *flags, *args.more]
+    before = read().get(name, {}).get("training", {}) if begun else {}
+    started = time.perf_counter()
+    try:
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    finally:  # stopped, it goes on another time
+        step = last_step(folder)
+        if step > before.get("step", 0):
+            seconds = before.get("seconds", 0) + time.perf_counter() - started
+            store(name, {"training": {"step": step, "more": args.more, **hardware(seconds)}})
+    return {"step": step, "more": args.more}
 
 
 def given(what: str, files: dict[str, Path | None]) -> str:
@@ -222,12 +238,20 @@ def hardware(seconds: float) -> dict[str, Any]:
     """Of now and here."""
     code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
     device = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
-        "hardware": f"{device}, {os.cpu_count()} cores {platform.machine()}",
+        "hardware": f"{device}, {cores} cores {platform.machine()}",
         "seconds": round(seconds),
         "load": round(os.getloadavg()[0], 1),
         "date": datetime.date.today().isoformat(),
+        "commit": git.stdout.strip() or "unknown",
     }
+
+
+def time_of(figures: dict[str, Any]) -> str:
+    more = f", with {shlex.join(figures['more'])}" if figures.get("more") else ""
+    return f"{figures['seconds']:,} s (load {figures['load']}), {figures['date']}, {figures['commit']}{more}"
 
 
 def read() -> dict[str, Any]:
@@ -250,8 +274,9 @@ def table() -> str:
     lines = [
         "# The ledger", "",
         "Made by `python benchmarks/ledger/ledger.py table` of `results.json`; a row's command is",
-        "`python benchmarks/ledger/ledger.py run NAME`. In other features than Inception's the distance is no FID.", "",
-        "| experiment | command | paper | ours | hardware, time, date |", "|---|---|---|---|---|",
+        "`python benchmarks/ledger/ledger.py run NAME`. In other features than Inception's the distance is no FID. The",
+        "load is the machine's at the end: above its cores, others had them too, and the seconds are too many.", "",
+        "| experiment | command | paper | ours | hardware, time, date, commit |", "|---|---|---|---|---|",
     ]  # fmt: skip
     results = read()
     for name, row in ROWS.items():
@@ -260,9 +285,7 @@ def table() -> str:
         if row.config is not None:
             command += f": [{row.config}](../../configs/{row.config}.py)" + (f" `{row.flags}`" if row.flags else "")
         trained = found.get("training")
-        when = (
-            "" if trained is None else f"training: {trained['hardware']}, {trained['seconds']:,} s, {trained['date']}"
-        )
+        when = "" if trained is None else f"{trained['step']:,} steps: {trained['hardware']}, {time_of(trained)}"
         if not found:
             when = f"not run: needs {row.needs}" if row.needs else "not run yet"
         paper = row.paper + (f". Ours differs: {row.differs}" if row.differs else "")
@@ -281,7 +304,7 @@ def table() -> str:
             values = ", ".join(f"{key} {value:.4g}" for key, value in figures["metrics"].items() if value is not None)
             samples = figures.get("samples", {})
             how = ", ".join(f"{samples[key]:,}" for key in ("count", "network_evaluations") if samples.get(key))
-            lines.append(f"| {title} | {values} | {how} | {figures['seconds']:,} s, {figures['date']} |")
+            lines.append(f"| {title} | {values} | {how} | {time_of(figures)} |")
     return "\n".join(lines) + "\n"
 
 
