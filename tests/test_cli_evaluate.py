@@ -1,22 +1,25 @@
 """`jaxdiff evaluate` and `jaxdiff statistics`: the same numbers on every way to them, and what is refused."""
 
+import hashlib
 import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 from test_cli_train import fails
 
+from jaxdiff import evaluation, runs
 from jaxdiff.cli import main, sample_main, train_main
 from jaxdiff.cli.compared import _labelled
 from jaxdiff.config import Config, Data
 from jaxdiff.data import digits
-from jaxdiff.evaluation import Training, trained_classifier
+from jaxdiff.evaluation import Training, some_of, trained_classifier
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 PIXELS = "--features pixels"
@@ -73,12 +76,17 @@ def test_a_run_evaluates_as_the_pictures_that_sample_makes_of_it(run, tmp_path, 
     assert "warning: frechet: 70 samples are few for 64 features" in shown.err
 
 
-def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path):
+def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path, capsys):
     found = evaluate(tmp_path, f"--run {run} --num 100 --steps 1 {PIXELS} --metrics kernel")
     data = np.bincount(digits().labels)
     assert np.abs(np.array(found["samples"]["of_each_class"]) - 100 * data / data.sum()).max() <= 1
     found = evaluate(tmp_path, f"--run {run} --num 10 --steps 1 --labels 7 {PIXELS} --metrics kernel")
     assert found["samples"]["of_each_class"] == [0] * 7 + [10]
+    np.savez(tmp_path / "others.npz", images=digits().images[:100], labels=np.arange(100) % 12)
+    capsys.readouterr()
+    others = f"--run {run} --num 20 --steps 1 --reference {tmp_path / 'others.npz'} {PIXELS} --metrics kernel"
+    assert evaluate(tmp_path, others)["samples"]["of_each_class"] == [2] * 10
+    assert "others.npz has labels that the network lacks: samples of every class" in capsys.readouterr().err
 
 
 def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
@@ -129,7 +137,8 @@ def test_an_interval_is_asked_for(run, tmp_path):
     assert low < high
 
 
-def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
+def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, monkeypatch):
+
     def refuses(options, *words):
         message = fails(capsys, main, f"evaluate {options}")
         assert all(word in message for word in words), message
@@ -147,12 +156,18 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     (tmp_path / "broken" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     some = f"--samples {tmp_path / 'some.npz'}"
     real = f"--reference digits {PIXELS}"
+    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json")
+    monkeypatch.setattr(evaluation, "features", None)  # all else is before them: a network may have to be trained
     refuses(f"{some} {PIXELS}", "--reference: compared with what?")
     refuses(f"--samples {tmp_path / 'floats.npz'} {real}", "expected uint8 images (0..255), got float64")
     refuses(f"--samples {tmp_path / 'other.npz'} {real}", "images 6x8x1, digits 8x8x1", "--size")
     refuses(f"--samples {tmp_path / 'few.npz'} {real}", "30 samples are too few for the covariance of 64 features")
     refuses(f"--samples {tmp_path / 'empty'} {real}", "no image in it")
-    refuses(f"--samples {tmp_path / 'broken'} {real} --metrics kernel", "broken/1.png")
+    broken = f"--samples {tmp_path / 'broken'} --reference digits --metrics kernel"
+    refuses(f"{broken} --features classifier", "broken/1.png: not a usable image", "expected readable images")
+    (tmp_path / "broken" / "1.png").unlink()
+    Image.fromarray(images[1, :6, :, 0]).save(tmp_path / "broken" / "1.png")
+    refuses(f"{broken} {PIXELS}", "broken/1.png", "8x6", "expected readable images of one size")
     refuses(f"--samples {tmp_path / 'none.npz'} {real}", "none.npz", "no such file")
     refuses(f"{some} --reference nonsense {PIXELS}", "--reference nonsense: unknown data set")
     refuses(f"{some} {real} --num 101", "--num 101: there are 100 images")
@@ -162,6 +177,11 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     refuses(f"{some} {real} --metrics accuracy", "is of --features classifier")
     refuses(f"{some} {real} --reference-num 0", "--reference-num 0: expected 1 to 1,797")
     refuses(f"{some} {real} --bootstrap 3", "--bootstrap 3: expected 0 (none), or 20")
+    refuses(f"{some} {real} --bootstrap 50", "100 samples are too few for 64 features", "128 at least")
+    refuses(f"{some} {real} --neighbours 100", "--neighbours 100: expected fewer than the 100 images")
+    np.savez(tmp_path / "labelled.npz", images=images[:200], labels=np.arange(200) % 12)
+    labelled = f"--samples {tmp_path / 'labelled.npz'} --reference digits"
+    refuses(f"{labelled} --features classifier --metrics accuracy", "has the label 11, the classifier 10 classes")
     refuses(f"{some} --reference digits --features inception", "inception:FILE")
     refuses(f"{some} {real} --resize clean", "--resize clean: is of Inception's")
     refuses(f"{some} {real} --out {tmp_path / 'x.txt'}", "ends in .json")
@@ -171,7 +191,6 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     refuses(f"--run {run} --num 70 --metrics psnr", "a run's are no copies")
     refuses(f"{some} {real} --batch 0", "--batch 0: expected at least 1")
     refuses(f"{some} {real} --seed -1", "--seed -1: expected at least 0")
-    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json")
     refuses(f"--run {run} --num 70 --size 4 {PIXELS}", "--size 4: the reference is the data of the run")
     refuses(f"--run {run} --num 70 --features classifier --metrics frechett", "no such metric")
     for name, content in [("cut", (tmp_path / "some.npz").read_bytes()[:300]), ("nothing", b""), ("text", b"no set")]:
@@ -181,6 +200,18 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys):
     refuses(f"{some} {real} --metrics bits_per_dim_vlb", "is of a network; give its --run")
     refuses(
         f"--run {run} --reference {tmp_path / 'some.npz'} --metrics bits_per_dim_vlb", "knows images 8x8x1 of 10 cl"
+    )
+    bits = f"--run {run} --metrics bits_per_dim_vlb"
+    refuses(f"{bits} --num 7", "--num 7: is of samples", "--reference-num")
+    refuses(f"{bits} --guidance 2 --sampler heun", "takes no samples; leave --guidance, --sampler out")
+    refuses(f"{bits} --bootstrap 50", "--bootstrap: no metric of features is asked for")
+    _, good = runs.load_weights(run, *runs.load_run(run))
+    monkeypatch.setattr(runs, "load_weights", lambda *_, **__: (6, jax.tree.map(lambda x: x * np.nan, good)))
+    refuses(f"{bits} --reference-num 3", "bits_per_dim_vlb: is nan: this network's outputs are not finite")
+    refuses(
+        f"--run {run} --metrics bits_per_dim_ode --reference-num 3",
+        "the ODE was not solved in 4096 steps",
+        "gives no NaN",
     )
     refuses(f"{some} {real} --metrics kernel --bootstrap 50", "is of the Frechet distance")
     refuses(f"--run {tmp_path / 'nowhere'} --num 70 {PIXELS}", "no run here")
@@ -195,13 +226,16 @@ def test_image_by_image(tmp_path):
     np.savez(tmp_path / "a.npz", images=images)
     np.savez(tmp_path / "b.npz", images=images + 2)
     sets = f"--samples {tmp_path / 'a.npz'} --reference {tmp_path / 'b.npz'} --metrics psnr ssim"
-    found = evaluate(tmp_path, f"{sets} --batch 5")["metrics"]
-    assert found["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
-    assert 0.99 < found["ssim"] < 1
-    assert found == pytest.approx(evaluate(tmp_path, sets)["metrics"], rel=1e-6)
-    same = evaluate(tmp_path, sets.replace("b.npz", "a.npz"))["metrics"]
-    assert same["psnr"] is None  # JSON has no infinity
-    assert same["ssim"] == pytest.approx(1)
+    found = evaluate(tmp_path, f"{sets} --batch 5")
+    assert found["metrics"]["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
+    assert 0.99 < found["metrics"]["ssim"] < 1
+    assert found["metrics"] == pytest.approx(evaluate(tmp_path, sets)["metrics"], rel=1e-6)
+    same = evaluate(tmp_path, sets.replace("b.npz", "a.npz"))
+    assert same["metrics"]["psnr"] is None  # JSON has no infinity
+    assert same["metrics"]["ssim"] == pytest.approx(1)
+    digest = hashlib.sha256(f"uint8 {images.shape[1:]}".encode() + images.tobytes()).hexdigest()
+    assert same["samples"]["sha256"] == same["reference"]["sha256"] == digest
+    assert found["samples"]["sha256"] == digest != found["reference"]["sha256"]
 
 
 @pytest.mark.slow
@@ -213,7 +247,12 @@ def test_bits_per_dim_of_a_run_on_images(run, tmp_path):
     assert 2 < a["bits_per_dim_vlb"] < 20
     assert abs(a["bits_per_dim_vlb"] - b["bits_per_dim_vlb"]) < 5 * a["bits_per_dim_vlb_error"]
     assert 0 < b["bits_per_dim_vlb_error"] < a["bits_per_dim_vlb_error"]
-    assert more["likelihood"]["bits_per_dim_vlb"]["images"] == 80
+    about = more["likelihood"]["bits_per_dim_vlb"]
+    assert (about["images"], about["name"], about["variance"]) == (80, str(run), "fixed_large")
+    chosen = some_of(np.arange(1797), 80, np.random.default_rng(0))
+    digest = hashlib.sha256(f"uint8 {(8, 8, 1)}".encode() + digits().images[chosen].tobytes())
+    assert about["sha256"] == digest.hexdigest()
+    assert about["model"]["dtype"] == "float32"
 
 
 def test_unlabelled_samples_in_an_npz_are_unlabelled(tmp_path):

@@ -73,6 +73,11 @@ def test_results_are_lines_by_what_differs():
     assert all([p[0] for p in line.points] == [1, 2] for line in drawn.lines)
     drawn = lines([result(1.0), result(2.0, steps=5), result(3.0, name="runs/b", sampler="heun")], against="steps")
     assert [(line.label, len(line.points)) for line in drawn.lines] == [("ddim, a", 2), ("heun, b", 1)]
+    alike = [result(float(s), steps=s, name=name) for s in (5, 10) for name in ("one/a", "other/a")]
+    assert [line.label for line in lines(alike, against="steps").lines] == ["ddim, one/a", "ddim, other/a"]
+    threes = result(1.0, steps=5)
+    threes["samples"]["of_each_class"] = [0, 0, 0, 100]
+    assert [line.label for line in lines([result(2.0), threes], against="steps").lines] == ["ddim", "ddim, classes 3"]
 
 
 def test_ema_lengths_of_a_run_and_of_files_of_averages_are_one_line():

@@ -106,12 +106,16 @@ def test_too_few_images_for_the_covariance_are_refused_and_few_are_told_of(real)
     with pytest.raises(InputError, match="kernel: needs 10 samples at least, there are 9"):
         evaluation.check(evaluation.chosen(["kernel"], SPACE), SPACE, 9, 10)
     infinity = evaluation.chosen(["frechet_infinity"], SPACE)  # whose smallest subset has half of the samples
-    with pytest.raises(InputError, match="128 samples are too few.*frechet_infinity needs more than 128"):
-        evaluation.check(infinity, SPACE, 128, 1000)
-    evaluation.check(infinity, SPACE, 129, 65)
+    with pytest.raises(InputError, match="129 samples are too few.*frechet_infinity needs 130 at least"):
+        evaluation.check(infinity, SPACE, 129, 1000)
+    evaluation.check(infinity, SPACE, 130, 65)
+    with pytest.raises(InputError, match="127 samples are too few for 64 features of pixels; it needs 128"):
+        evaluation.check_bootstrap(SPACE, 127)
+    evaluation.check_bootstrap(SPACE, 128)
     few, many = gathered(real[:100]), gathered(real)
     assert ["100 samples are few" in said for said in evaluation.warnings(rows, SPACE, few, many)] == [True]
     assert evaluation.warnings(rows, SPACE, many, many) == []
+    assert "no line there" in evaluation.warnings(infinity, SPACE, few, many)[0]
 
 
 def test_sets_that_cannot_be_compared_are_refused(real):

@@ -31,7 +31,7 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
     alphas = schedule(config.diffusion)
     table = alphas.T if isinstance(alphas, schedules.Discrete) else None
     times = timesteps.uniform(table or steps)
-    variance: Any = config.sample.variance or ("learned_range" if config.diffusion.learned_variance else "fixed_large")
+    variance: Any = variance_of(config)
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
@@ -42,6 +42,15 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
         return {"total": found["total"], "prior": found["prior"], "terms": found["terms"].T}
 
     return np.asarray(times)[:-1], loss
+
+
+def variance_of(config: Config) -> str:
+    """That of `bound_by_step`: `sample.variance`, or what the network learned, or the larger of the fixed ones.
+
+    >>> variance_of(Config())
+    'fixed_large'
+    """
+    return config.sample.variance or ("learned_range" if config.diffusion.learned_variance else "fixed_large")
 
 
 def bits_per_dim(config: Config, spec: Spec, which: str, *, steps: int = 1000) -> LossFn:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,6 +28,7 @@ Words = Annotated[tuple[tuple[str, str], ...], tyro.conf.arg(metavar="[NAME VALU
 """Options by name, in words: "64" is a number, "true" a bool."""
 
 OWN_FAULTS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # of JAX's runtime: not another process's
+UNSOLVED = re.compile("the ODE was not solved.*")
 LOST = ("by peer", "Gloo", "NCCL", "oordination service")  # in what is raised, whoever wraps it, when another one dies
 
 
@@ -110,8 +112,12 @@ def say_errors(command: Callable[[], None], *, stopped: str) -> None:
             raise
         hosts.leave(2)
     except Exception as error:
+        if unsolved := UNSOLVED.search(str(error)):  # raised in a compiled program, with pages of its own
+            _end(f"error: {unsolved[0]}", 2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             _end(f"error: {error}. Make room, or give another --run; the same command goes on", 2)
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENAMETOOLONG):
+            _end(f"error: {error}. Give a path that can be used", 2)
         if not hosts.many():
             raise
         told = "".join(traceback.format_exception(error))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -175,8 +176,8 @@ def _stored(path: Path) -> Reference:
 
     return Reference(
         str(path), about.get("count"), None if shape is None else tuple(shape), None, np.arange(0),
-        about.get("labels"), {"of": about.get("name")}, gathered, about.get("features", {}).get("name"),
-        not about.get("arrays"),
+        about.get("labels"), {"of": about.get("name"), "file_sha256": sha256(path)}, gathered,
+        about.get("features", {}).get("name"), not about.get("arrays"),
     )  # fmt: skip
 
 
@@ -185,7 +186,8 @@ def source_of(section: Data, real: Real) -> tuple[Source, np.ndarray]:
     try:
         return _subset(build.source(section), real)
     except InputError as error:
-        raise InputError(str(error).replace("--data.name", "--reference")) from None
+        said = str(error).replace("--data.name", "--reference")
+        raise InputError(said.replace("--data.size", "--size").replace("--data.channels", "--channels")) from None
 
 
 def _subset(source: Source, real: Real) -> tuple[Source, np.ndarray]:
@@ -195,12 +197,17 @@ def _subset(source: Source, real: Real) -> tuple[Source, np.ndarray]:
     return source, evaluation.some_of(np.arange(len(source)), num, np.random.default_rng(0))
 
 
+def refuse_others(pictures: Pictures, *used: str, why: str) -> None:
+    """Raise `InputError` for options of samples that would be ignored."""
+    given = [f"--{field.name}" for field in dataclasses.fields(pictures)
+             if field.name not in used and getattr(pictures, field.name) != field.default]  # fmt: skip
+    if given:
+        raise InputError(f"{why}; leave {', '.join(given).replace('_', '-')} out")
+
+
 def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
     """Images that are there."""
-    given = [f"--{field.name}" for field in dataclasses.fields(pictures)
-             if field.name not in ("batch", "seed") and getattr(pictures, field.name) != field.default]  # fmt: skip
-    if given:
-        raise InputError(f"--samples {name}: are there already; leave {', '.join(given).replace('_', '-')} out")
+    refuse_others(pictures, "batch", "seed", why=f"--samples {name}: are there already")
     try:
         source = build.source(Data(name=name))
     except InputError as error:
@@ -213,17 +220,37 @@ def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
     return Samples(name, len(index), source.image_shape, labels, draw, lambda: {"chosen": num})
 
 
+def check_files(samples: Samples) -> None:
+    """Raise `InputError` for a file of a folder that cannot be read or is of another size, before a network is trained
+    or compiled to look at them. (Those of other sets are read already.)"""
+    if not Path(samples.name).is_dir():
+        return
+    with bar(samples.num, "are they readable") as progress:
+        try:
+            for images in samples.draw():
+                progress(len(images))
+        except InputError as error:
+            said = str(error).partition(". ")[0]  # what follows are flags of train.py
+            raise InputError(f"--samples {samples.name}: {said}; expected readable images of one size") from None
+
+
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:
     """A network's, whose labels are as often as in the reference unless they are given."""
     num = num or min(reference.num or MOST, MOST)
-    made: Prepared = prepare(pictures, num)
+
+    def by_class(classes: int) -> np.ndarray | None:
+        if pictures.labels or reference.labels is None:
+            return None
+        if int(reference.labels.max()) < classes:
+            return evaluation.as_often(reference.labels, num)
+        print(f"warning: {reference.name} has labels that the network lacks: samples of every class", file=sys.stderr)
+        return None
+
+    made: Prepared = prepare(pictures, num, by_class=by_class)
     if made.latents:
         raise InputError(
             "this network makes latents for an autoencoder: decode them, and give the pictures as --samples"
         )
-    theirs = None if pictures.labels or made.labels is None else reference.labels
-    if theirs is not None and int(theirs.max()) < (made.spec.num_classes or 0):
-        made = prepare(pictures, num, labels=evaluation.as_often(theirs, num))
     name, found = pictures.run or str(pictures.pretrained), {}
 
     def draw() -> Iterator[np.ndarray]:
@@ -240,7 +267,8 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
             there = read_metadata(Path(pictures.weights))
             chosen |= {"average": there.get("weights"), "step": there.get("step")}
         if pictures.classifier is not None:
-            chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": pictures.classifier_scale or 1.0}
+            scale = 1.0 if pictures.classifier_scale is None else pictures.classifier_scale
+            chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": scale}
         return {**found, **chosen, "network_evaluations": evaluations, "of_each_class": labels, **config}
 
     return Samples(name, num, made.spec.image_shape, made.labels, draw, about)
@@ -306,12 +334,3 @@ def sha256_of(params: PyTree) -> str:
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def size_of(shape: tuple[int, ...]) -> str:
-    """In words.
-
-    >>> size_of((8, 8, 1))
-    '8x8x1'
-    """
-    return "x".join(map(str, shape))

@@ -1,6 +1,7 @@
-"""`jaxdiff evaluate` and `jaxdiff statistics`: samples against real images, in numbers that can be repeated."""
+"""`jaxdiff evaluate`: samples against real images, in numbers that can be repeated."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import math
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import tee
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,54 +24,27 @@ from jaxdiff.cli.compared import (
     Samples,
     bar,
     check_features,
+    check_files,
     features_name,
     features_of,
     from_files,
     from_network,
-    gather_real,
     reference_of,
+    refuse_others,
     sha256_of,
-    size_of,
-    source_of,
 )
 from jaxdiff.cli.out import check_file, check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, prepare
+from jaxdiff.config import to_dict
 from jaxdiff.data import Source, Subset, Unlabelled, in_order
+from jaxdiff.evaluation import size_of
 from jaxdiff.files import write_atomically
 from jaxdiff.train import evaluate as losses
 from jaxdiff.typing import InputError
 
 BITS = {"bits_per_dim_vlb": "vlb", "bits_per_dim_ode": "ode"}
-
-
-def statistics(
-    real: Annotated[Real, tyro.conf.arg(name="")], *, out: Path, keep: bool = False, batch: int = 256
-) -> None:
-    """Write what `jaxdiff evaluate` needs to know of a set of real images, so that it need not be read again.
-
-    Args:
-        real: Which images.
-        out: A .npz file, that pytorch-fid reads too.
-        keep: Also all their features, which kernel, manifold and sliced_wasserstein compare with: 4 bytes each.
-        batch: At a time.
-    """
-    if real.reference is None:
-        raise InputError("--reference: which images? A folder, a .npz file, digits, tfds:NAME, ...")
-    check_file(out, ".npz")
-    check_numbers(batch=batch)
-    check_features(real)
-    source, index = source_of(real.section(), real)
-    asked = features_name(real, source.image_shape, source)
-    plan = evaluation.planned(asked, source.image_shape, source.num_classes)
-    evaluation.check(evaluation.chosen(["frechet"], plan), plan, None, len(index))
-    space = features_of(real, asked, source.image_shape, source, real.reference)
-    outputs: list[str] = [name for name in ("pool", "spatial") if name in space.dimensions]
-    found = gather_real(
-        space, source, index, real.reference, moments_of=outputs, keep=outputs[:1] if keep else [], batch=batch,
-        labels=evaluation.labels_of(source, index),
-    )  # fmt: skip
-    evaluation.write_statistics(out, found, space)
-    print(f"{out}: {found.count:,} images of {real.reference} in the features {space.name}")
+OF_BITS = ("step", "weights", "batch", "variance", "dtype", "seed")
+"""The options of samples that they have too."""
 
 
 def evaluate(
@@ -81,6 +56,7 @@ def evaluate(
     metrics: tuple[str, ...] | None = None,
     lpips: tuple[Path, Path] | None = None,
     bootstrap: int = 0,
+    neighbours: int = 5,
     out: Path | None = None,
 ) -> None:
     """Compare samples with real images: a run's, made now, or those in a folder or a .npz file.
@@ -97,12 +73,13 @@ def evaluate(
             real images: bits_per_dim_vlb, bits_per_dim_ode.
         lpips: Weights of lpips: torchvision's of AlexNet or VGG-16, and the linear layers, alex.pth or vgg.pth.
         bootstrap: Give a 95 % interval of the Frechet distance, from so many resamplings of the samples.
+        neighbours: The k of manifold: 5 as prdc has it; papers of precision and recall take 3.
         out: A .json file with the numbers and all that it takes to repeat them.
     """
     started = time.perf_counter()
     if out is not None:
         check_file(out, ".json")
-    check_numbers(batch=pictures.batch, num=num)
+    check_numbers(batch=pictures.batch, num=num, neighbours=neighbours)
     check_numbers(least=0, seed=pictures.seed)
     if bootstrap and not 20 <= bootstrap <= 100_000:
         raise InputError(f"--bootstrap {bootstrap}: expected 0 (none), or 20 to 100,000")
@@ -120,6 +97,10 @@ def evaluate(
         raise InputError("--metrics lpips and --lpips TRUNK LINEAR, its weights: give both or none")
     if samples is None and pictures.run is None and pictures.pretrained is None:
         raise InputError("give --run RUN or --pretrained PATH, whose samples are made now, or --samples FILE or FOLDER")
+    if bits and not of_features:
+        refuse_others(pictures, "run", *OF_BITS, why=f"--metrics {bits[0]}: takes no samples")
+        if num is not None:
+            raise InputError(f"--num {num}: is of samples, which {bits[0]} needs none of; see --reference-num")
     check_features(real)
     compared = None if samples is None else from_files(samples, num, pictures)
     reference = reference_of(real, pictures, made=samples is None)
@@ -137,7 +118,12 @@ def evaluate(
     if compared is not None and pairs:
         work.append(_paired(pairs, compared, reference, real, num, lpips, pictures.batch))
     if compared is not None and of_features:
-        work.append(_in_features(of_features, compared, reference, real, pictures, bootstrap))
+        work.append(_in_features(of_features, compared, reference, real, pictures, bootstrap, neighbours))
+    if not of_features and (bootstrap or real.features is not None):
+        flag = "--bootstrap" if bootstrap else f"--features {real.features}"
+        raise InputError(f"{flag}: no metric of features is asked for; leave it out, or add --metrics frechet")
+    if samples is not None and compared is not None:
+        check_files(compared)
     result: dict[str, Any] = {"metrics": {}, "intervals": {}, "warnings": []}
     for do in work:
         for section, found in do().items():
@@ -183,7 +169,13 @@ def _finite(value: float) -> float | None:
 
 
 def _in_features(
-    names: list[str], samples: Samples, reference: Reference, real: Real, pictures: Pictures, bootstrap: int
+    names: list[str],
+    samples: Samples,
+    reference: Reference,
+    real: Real,
+    pictures: Pictures,
+    bootstrap: int,
+    neighbours: int,
 ) -> Callable[[], Found]:
     """Sets of images against each other."""
     classes = None if reference.source is None else reference.source.num_classes
@@ -193,8 +185,17 @@ def _in_features(
     evaluation.check(rows, plan, samples.num, reference.num)
     if bootstrap and "frechet" not in rows:
         raise InputError("--bootstrap: is of the Frechet distance, which --metrics leaves out")
-    if "accuracy" in rows and samples.labels is None:
-        raise InputError(f"--metrics accuracy: {samples.name} has no labels that its images should show")
+    few = min(count for count in (samples.num, reference.num) if count is not None)
+    if "manifold" in rows and neighbours >= few:
+        raise InputError(f"--neighbours {neighbours}: expected fewer than the {few:,} images of the smaller set")
+    if bootstrap:
+        evaluation.check_bootstrap(plan, samples.num)
+    if "accuracy" in rows:
+        if samples.labels is None:
+            raise InputError(f"--metrics accuracy: {samples.name} has no labels that its images should show")
+        most, known = int(samples.labels.max()), plan.dimensions["logits"]
+        if most >= known:
+            raise InputError(f"--metrics accuracy: {samples.name} has the label {most}, the classifier {known} classes")
 
     def work() -> Found:
         space = features_of(real, asked, samples.shape, reference.source, reference.name)
@@ -210,7 +211,7 @@ def _in_features(
                 progress=progress,
             )  # fmt: skip
         size = evaluation.subset_size(samples.num, theirs.count)
-        options = evaluation.Options(seed=pictures.seed, subset_size=size)
+        options = evaluation.Options(seed=pictures.seed, subset_size=size, neighbours=neighbours)
         with bar(len(rows), "metrics", "metric") as progress:
             values = evaluation.measure(rows, space, ours, theirs, options, progress)
         found: Found = {
@@ -254,14 +255,22 @@ def _paired(
     if weights is not None:
         distance = features.lpips(*weights, trunk="vgg" if "vgg" in weights[1].name else "alex")
         perceptual, about = (distance.name, distance), {"lpips": distance.description}
+    plain, digests = [name for name in names if name != "lpips"], (hashlib.sha256(), hashlib.sha256())
+    evaluation.check_pairs(plain, samples.shape, None if perceptual is None else perceptual[1])
 
     def work() -> Found:
         with bar(samples.num, "pairs") as progress:
-            means = evaluation.paired(
-                [name for name in names if name != "lpips"], zip(samples.draw(), reference.images(batch), strict=True),
-                perceptual=perceptual, progress=progress,
-            )  # fmt: skip
-        sets = {"samples": {"name": samples.name, "count": samples.num}, "reference": {"name": reference.name}}
+            ours, theirs = (
+                evaluation.hashed(images, digest)
+                for images, digest in zip((samples.draw(), reference.images(batch)), digests, strict=True)
+            )
+            means = evaluation.paired(plain, zip(ours, theirs, strict=True), perceptual=perceptual, progress=progress)
+        sets = {
+            "samples": {"name": samples.name, "count": samples.num, "sha256": digests[0].hexdigest()},
+            "reference": {
+                "name": reference.name, "count": reference.num, "sha256": digests[1].hexdigest(), **reference.about
+            },
+        }  # fmt: skip
         return {"metrics": means, **sets, **about}
 
     return work
@@ -288,21 +297,26 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
 
     def work() -> Found:
         program = losses.pmapped(build.bits_per_dim(made.config, made.spec, BITS[name]))
-        said, params = made.load()
+        (said, params), digest = made.load(), hashlib.sha256()
         with bar(len(source), name) as progress:
 
             def told() -> Iterator[tuple[Any, Any]]:
-                for index, batch in in_order(source, batch_size=size):
+                batches, again = tee(in_order(source, batch_size=size))
+                images = evaluation.hashed((batch["image"][index >= 0] for index, batch in again), digest)
+                for (index, batch), real in zip(batches, images, strict=True):
                     yield index, batch
-                    progress(int((index >= 0).sum()))
+                    progress(len(real))
 
             found = losses.evaluate(params, told(), jax.random.key(pictures.seed), program)
+        if not math.isfinite(found[name]):
+            raise InputError(f"--metrics {name}: is {found[name]}: this network's outputs are not finite")
         variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
-        how = made.config.sample
         about = {
-            "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params), "seed": pictures.seed,
-            "images": len(source), "of": reference.name, **reference.about, "batch": size, "clip": how.clip,
-            "variance": how.variance,
+            "name": pictures.run, "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params),
+            "seed": pictures.seed, "images": len(source), "of": reference.name, "sha256": digest.hexdigest(),
+            **reference.about, "batch": size, "clip": made.config.sample.clip,
+            "variance": build.variance_of(made.config),
+            **{section: to_dict(made.config)[section] for section in ("diffusion", "model")},
         }  # fmt: skip
         return {
             "metrics": {name: found[name], f"{name}_error": (variance / len(source)) ** 0.5},

@@ -8,8 +8,9 @@ from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.data import data
 from jaxdiff.cli.ema import ema
-from jaxdiff.cli.evaluate import evaluate, statistics
+from jaxdiff.cli.evaluate import evaluate
 from jaxdiff.cli.plot import plot
+from jaxdiff.cli.statistics import statistics
 
 app = SubcommandApp()
 app.command(data, name="data", help="Prepare a set of images for training, or look at it.")

@@ -18,10 +18,10 @@ from jaxdiff.cli.compared import (
     from_network,
     gather_real,
     reference_of,
-    size_of,
 )
 from jaxdiff.cli.out import check_file, check_numbers, save
 from jaxdiff.cli.pictures import Pictures
+from jaxdiff.evaluation import size_of
 from jaxdiff.report import figures
 from jaxdiff.typing import InputError
 

@@ -90,13 +90,15 @@ class Prepared(NamedTuple):
     path: Callable[[PyTree], tuple[np.ndarray, np.ndarray]]
 
 
-def prepare(pictures: Pictures, num: int, *, labels: np.ndarray | None = None) -> Prepared:
+def prepare(
+    pictures: Pictures, num: int, *, by_class: Callable[[int], np.ndarray | None] = lambda classes: None
+) -> Prepared:
     """Check all of it, before anything is compiled.
 
     Args:
       pictures: which, and how.
       num: how many.
-      labels: of each, `[num]`, in place of `pictures.labels`.
+      by_class: of a network of so many classes the label of each, `[num]`; None for what `pictures.labels` says.
 
     Raises:
       InputError: options that do not fit each other, the network or the sampler.
@@ -124,8 +126,8 @@ def prepare(pictures: Pictures, num: int, *, labels: np.ndarray | None = None) -
     build.times(config.sample, schedule)
     warn_of_signal(schedule)
     guide = _classifier(pictures, config, spec, schedule)
-    labels = _labels(pictures, spec, given, guide, num) if labels is None else labels
-
+    chosen = None if spec.num_classes is None else by_class(spec.num_classes)
+    labels = _labels(pictures, spec, given, guide, num) if chosen is None else chosen
     classify, key = None if guide is None else guide.log_prob, jax.random.key(pictures.seed)
 
     def strength() -> tuple[PyTree, Any] | None:

@@ -12,12 +12,13 @@ from tyro.extras import SubcommandApp
 
 from jaxdiff import build, evaluation, runs, sampling
 from jaxdiff.cli.common import read_run
-from jaxdiff.cli.compared import bar, size_of
+from jaxdiff.cli.compared import bar
 from jaxdiff.cli.neighbours import neighbours
 from jaxdiff.cli.out import check_file, check_numbers, save, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.data import Source, Subset, in_order
 from jaxdiff.data.images import MOVING, to_uint8, write_animation
+from jaxdiff.evaluation import size_of
 from jaxdiff.report import figures, results
 from jaxdiff.report.figures import Block
 from jaxdiff.train.evaluate import every_term, pmapped

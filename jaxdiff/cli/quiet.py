@@ -1,9 +1,9 @@
-"""What other libraries say in pages, of a save or a restore that fails, and our own warning in a line."""
+"""What other libraries say in pages, of a save, a restore or a solver that fails, and we in a line."""
 
 import logging
 import sys
 
-LOGGERS = ("absl", "asyncio")  # orbax's, and its futures'
+LOGGERS = ("absl", "asyncio", "jax._src.callback")  # orbax's, its futures', and what raises in compiled programs
 
 
 def failed_saves() -> None:

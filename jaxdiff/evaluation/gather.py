@@ -102,13 +102,10 @@ def gather(
     found: dict[str, Moments] = {}
     kept: dict[str, list[np.ndarray]] = {output: [] for output in keep}
     digest, count, shape = hashlib.sha256(), 0, None
-    for images in batches:
+    for images in hashed(batches, digest):
         shape = shape or images.shape[1:]
         if images.shape[1:] != shape:
             raise InputError(f"{name}: images of several sizes, {shape} and {images.shape[1:]}; expected one")
-        if not count:
-            digest.update(f"{images.dtype} {shape}".encode())
-        digest.update(images.tobytes())
         outputs = extract(images)
         for output in moments_of:
             new = moments(outputs[output])
@@ -121,6 +118,15 @@ def gather(
         raise InputError(f"{name}: there is no image")
     arrays = {output: np.concatenate(kept.pop(output)) for output in keep}  # so that only one is there twice
     return Gathered(name, count, found, arrays, labels, shape, digest.hexdigest())
+
+
+def hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
+    """The batches, while a digest of hashlib's takes them in: by it a set is known, however it is cut in batches."""
+    for i, images in enumerate(batches):
+        if not i:
+            digest.update(f"{images.dtype} {images.shape[1:]}".encode())
+        digest.update(images.tobytes())
+        yield images
 
 
 def images_of(source: Source, index: np.ndarray, *, batch: int) -> Iterator[np.ndarray]:

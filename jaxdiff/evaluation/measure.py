@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -199,18 +199,28 @@ def check(rows: Mapping[str, Metric], features: Space, samples: int | None, refe
     for name, metric in rows.items():
         sizes = [features.dimensions[output] for output in metric.moments]
         for what, count, sides in (("samples", samples, 2), ("images of the reference", reference, 1)):
-            twice = sides if name == "frechet_infinity" else 1  # its smallest subset has half of them
-            if sizes and count is not None and count <= twice * max(sizes):
+            parts = sides if name == "frechet_infinity" else 1  # its smallest subset has half of them
+            if sizes and count is not None and count // parts <= max(sizes):
                 raise InputError(
                     f"{count:,} {what} are too few for the covariance of {max(sizes):,} features of {features.name}: "
-                    f"{name} needs more than {twice * max(sizes):,}. Take more, features of fewer dimensions, or the "
-                    "metric kernel, which is unbiased"
+                    f"{name} needs {parts * (max(sizes) + 1):,} at least. Take more, features of fewer dimensions, or "
+                    "the metric kernel, which is unbiased"
                 )
             if name in ("kernel", "manifold") and count is not None and count < SMALLEST:
                 raise InputError(f"{name}: needs {SMALLEST} {what} at least, there are {count}")
     splits = Options.splits
     if "inception_score" in rows and samples is not None and samples < splits:
         raise InputError(f"inception_score: needs {splits} samples at least, there are {samples}")
+
+
+def check_bootstrap(features: Space, samples: int) -> None:
+    """Raise `InputError` where resamplings, which have some 63 % of the samples, would have singular covariances."""
+    size = features.dimensions["pool"]
+    if samples < 2 * size:
+        raise InputError(
+            f"--bootstrap: {samples:,} samples are too few for {size:,} features of {features.name}; it needs "
+            f"{2 * size:,} at least, as a resampling leaves a third of them out"
+        )
 
 
 SMALLEST = 10
@@ -244,12 +254,13 @@ def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, 
     for name, metric in rows.items():
         sizes = [features.dimensions[output] for output in metric.moments]
         for what, count in (("samples", samples.count), ("images of the reference", reference.count)):
-            if (
-                name in ("frechet", "frechet_spatial")
-                and sizes
-                and count is not None
-                and count < min(50_000, 10 * max(sizes))
-            ):
+            few = sizes and count is not None and count < min(50_000, 10 * max(sizes))
+            if name == "frechet_infinity" and few and what == "samples":
+                said.append(
+                    f"{name}: {count:,} samples are few for {max(sizes):,} features; the line through parts of them is "
+                    "no line there: take ten times as many as features"
+                )
+            elif few:
                 said.append(
                     f"{name}: {count:,} {what} are few for {max(sizes):,} features; the distance is too large by about "
                     "a constant over their number. Compare it only with others of as many; frechet_infinity "
@@ -258,10 +269,10 @@ def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, 
         smallest = subset_size(samples.count, reference.count)
         if name == "kernel" and smallest < Options.subset_size:
             said.append(f"kernel: of subsets of {smallest:,}, for there are few images; the usual ones are of 1,000")
-        few = min(count for count in (samples.count, reference.count, 10**9) if count is not None)
-        if name == "manifold" and few < 1000:
+        fewest = min(count for count in (samples.count, reference.count, 10**9) if count is not None)
+        if name == "manifold" and fewest < 1000:
             said.append(
-                f"manifold: with {few:,} images precision and recall depend on their number; take 1,000 or more"
+                f"manifold: with {fewest:,} images precision and recall depend on their number; take 1,000 or more"
             )
         if name == "inception_score" and samples.count is not None and samples.count < 50_000:
             said.append(f"inception_score: of {samples.count:,} samples; the usual 50,000 give a larger one")
@@ -292,8 +303,8 @@ def measure(
     shapes = samples.image_shape, reference.image_shape
     if None not in shapes and shapes[0] != shapes[1]:
         raise InputError(
-            f"{samples.name} has images {_size(shapes[0])}, {reference.name} {_size(shapes[1])}: make them alike, by "
-            "--size and --channels of the reference, say"
+            f"{samples.name} has images {size_of(shapes[0])}, {reference.name} {size_of(shapes[1])}: make them alike, "
+            "by --size and --channels of the reference, say"
         )
     check_reference(rows, reference)
     values: Values = {}
@@ -324,5 +335,10 @@ def frechet_interval(
     return found.low, found.high
 
 
-def _size(shape: Any) -> str:
-    return "x".join(map(str, shape))
+def size_of(shape: tuple[int, ...] | None) -> str:
+    """In words.
+
+    >>> size_of((8, 8, 1))
+    '8x8x1'
+    """
+    return "x".join(map(str, shape or ()))

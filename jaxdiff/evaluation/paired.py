@@ -16,6 +16,13 @@ PAIRED: dict[str, Distance] = {"psnr": metrics.psnr, "ssim": metrics.ssim, "ms_s
 """By the name that `jaxdiff evaluate --metrics` gives them; beside these lpips, which needs weights."""
 
 
+def check_pairs(names: Collection[str], shape: tuple[int, int, int], perceptual: Distance | None) -> None:
+    """Raise `InputError` for images that a metric refuses, before any is read."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    for row in (*(PAIRED[name] for name in names), *([] if perceptual is None else [perceptual])):
+        jax.eval_shape(row, x, x)
+
+
 def paired(
     names: Collection[str],
     pairs: Iterable[tuple[np.ndarray, np.ndarray]],

@@ -169,20 +169,33 @@ def _settings(about: dict[str, Any], against: str) -> Key:
     sample = dict(about.get("sample", {}))
     weights, step = _average(about), about.get("step", str(about.get("weights", "")).removeprefix("step "))
     found = {
-        "sampler": sample.pop("sampler", None), "run": Path(str(about.get("name", ""))).name, "weights": weights,
+        "sampler": sample.pop("sampler", None), "run": str(about.get("name", "")), "weights": weights,
         "step": str(step), **sample, "seed": about.get("seed"), "dtype": about.get("model", {}).get("dtype"),
-        "classifier": (about.get("classifier") or {}).get("scale"),
+        "classifier": (about.get("classifier") or {}).get("scale"), "classes": _classes(about),
     }  # fmt: skip
     for name in {"network_evaluations": ["steps"], "ema": ["weights"]}.get(against, [against]):
         found.pop(name, None)
     return tuple(found.items())
 
 
+def _classes(about: dict[str, Any]) -> str:
+    """Of the samples, where they are not all of the network's.
+
+    >>> _classes({"of_each_class": [0, 5, 0, 4]}), _classes({"of_each_class": [2, 1]})
+    ('1 3', '')
+    """
+    counts = about.get("of_each_class") or []
+    return " ".join(str(i) for i, count in enumerate(counts) if count) if 0 in counts else ""
+
+
 def _labels(keys: list[Key]) -> list[tuple[Key, str]]:
     """Each with its sampler, and what differs between them."""
     differ = {name for key in keys for name, value in key if any(dict(other).get(name) != value for other in keys)}
+    short = {dict(key)["run"]: Path(dict(key)["run"]).name for key in keys}
+    alike = len(set(short.values())) < len(short)
 
     def label(key: Key) -> str:
+        key = tuple((name, short[value] if name == "run" and not alike else value) for name, value in key)
         said = [] if dict(key)["sampler"] is None else [str(dict(key)["sampler"])]
         rest = [(name, value) for name, value in key if name in differ - {"sampler"} and value not in (None, "")]
         plain = ("run", "weights")
