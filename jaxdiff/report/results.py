@@ -113,12 +113,12 @@ def _compared(result: dict[str, Any], name: str) -> dict[str, Any]:
     """What must be the same in all results."""
     if name in result.get("likelihood", {}):
         about = result["likelihood"][name]
-        return {"the real images": [about.get(key) for key in ("of", "images", "chosen", "split")]}
+        return {"the real images": [about.get("sha256") or about.get("of"), about.get("images")]}
     real = result.get("reference", {})
     return {
         "the features": result.get("features"),
         "the number of samples": result.get("samples", {}).get("count"),
-        "the real images": [real.get("sha256") or real.get("name"), real.get("count")],
+        "the real images": [real.get("sha256") or real.get("file_sha256") or real.get("name"), real.get("count")],
     }
 
 
