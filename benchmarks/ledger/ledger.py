@@ -291,7 +291,7 @@ def table() -> str:
         paper = row.paper + (f". Ours differs: {row.differs}" if row.differs else "")
         lines.append(f"| {row.what} | {command} | {paper} | {'see below' if found else ''} | {when} |")
     for name, row in ROWS.items():
-        found = {title: figures for title, figures in results.get(name, {}).items() if title != "training"}
+        found = {title: results[name][title] for title in row.evaluations if title in results.get(name, {})}
         if found:
             lines += [
                 "",
