@@ -138,7 +138,6 @@ def test_an_interval_is_asked_for(run, tmp_path):
 
 
 def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, monkeypatch):
-
     def refuses(options, *words):
         message = fails(capsys, main, f"evaluate {options}")
         assert all(word in message for word in words), message
@@ -170,6 +169,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     refuses(f"{broken} {PIXELS}", "broken/1.png", "8x6", "expected readable images of one size")
     refuses(f"--samples {tmp_path / 'none.npz'} {real}", "none.npz", "no such file")
     refuses(f"{some} --reference nonsense {PIXELS}", "--reference nonsense: unknown data set")
+    refuses(f"{some} --reference {'x' * 300}.npz {PIXELS}", "File name too long", "Give a path that can be used")
     refuses(f"{some} {real} --num 101", "--num 101: there are 100 images")
     refuses(f"{some} {real} --num 0", "--num 0: expected at least 1")
     refuses(f"{some} {real} --steps 3", "--steps", "leave")
