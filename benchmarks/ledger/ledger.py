@@ -238,15 +238,22 @@ def hardware(seconds: float) -> dict[str, Any]:
     """Of now and here."""
     code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
     device = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    commit = git("describe", "--always")
+    if git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RESULTS.relative_to(ROOT)}"):
+        commit += "-dirty"  # by more than the results that are being written
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
         "hardware": f"{device}, {cores} cores {platform.machine()}",
         "seconds": round(seconds),
         "load": round(os.getloadavg()[0], 1),
         "date": datetime.date.today().isoformat(),
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
     }
+
+
+def git(*words: str) -> str:
+    """What git says of this checkout; nothing where there is none."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def time_of(figures: dict[str, Any]) -> str:
