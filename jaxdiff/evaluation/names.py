@@ -71,8 +71,7 @@ def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | Non
     known = {
         "pixels": {"pool": math.prod(image_shape)},
         "classifier": {"pool": ConvNet.features, "logits": num_classes or 0},
-        "efficientnet_lite0": {"pool": 1280, "logits": 1000},
-        "inception": {"pool": 2048, "spatial": 2023, "logits_unbiased": 1008, "logits": 1008},
+        **spaces.DIMENSIONS,
     }
     return Planned(kind, known[kind])
 

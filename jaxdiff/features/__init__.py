@@ -2,11 +2,12 @@
 
 from jaxdiff.features.base import Features
 from jaxdiff.features.classifier import classifier
-from jaxdiff.features.networks import PREPROCESSING, efficientnet_lite0, inception, pixels
+from jaxdiff.features.networks import DIMENSIONS, PREPROCESSING, efficientnet_lite0, inception, pixels
 from jaxdiff.features.perceptual import PerceptualDistance, lpips
 from jaxdiff.features.resize import clean_bicubic, tf1_bilinear, torch_bilinear
 
 __all__ = [
+    "DIMENSIONS",
     "PREPROCESSING",
     "Features",
     "PerceptualDistance",

@@ -33,6 +33,12 @@ pytorch-fid's."""
 SPATIAL = 7
 """Channels of the 17x17 maps that sFID takes."""
 
+DIMENSIONS = {
+    "inception": {"pool": 2048, "spatial": 17 * 17 * SPATIAL, "logits_unbiased": 1008, "logits": 1008},
+    "efficientnet_lite0": {"pool": 1280, "logits": 1000},
+}
+"""Of the outputs of networks, known before their weights are read."""
+
 
 def inception(path: Path | str, *, resize: Literal["tf1", "clean", "pytorch"] = "tf1") -> Features:
     """The features of FID, sFID, the Inception Score, KID, precision and recall.
@@ -76,8 +82,7 @@ def inception(path: Path | str, *, resize: Literal["tf1", "clean", "pytorch"] = 
         "resize": f"{chosen.resize.__name__} to 299x299",
         "scaling": chosen.said,
     }
-    dimensions = {"pool": 2048, "spatial": 17 * 17 * SPATIAL, "logits_unbiased": 1008, "logits": 1008}
-    return Features("inception", description, dimensions, params, apply)
+    return Features("inception", description, DIMENSIONS["inception"], params, apply)
 
 
 def efficientnet_lite0(path: Path | str | None = None) -> Features:
@@ -111,7 +116,7 @@ def efficientnet_lite0(path: Path | str | None = None) -> Features:
         "resize": "clean_bicubic to 224x224",
         "scaling": "(x - 127) / 128",
     }
-    return Features("efficientnet_lite0", description, {"pool": 1280, "logits": 1000}, params, apply)
+    return Features("efficientnet_lite0", description, DIMENSIONS["efficientnet_lite0"], params, apply)
 
 
 def pixels(image_shape: tuple[int, int, int]) -> Features:
