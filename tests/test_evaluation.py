@@ -112,6 +112,10 @@ def test_too_few_images_for_the_covariance_are_refused_and_few_are_told_of(real)
     with pytest.raises(InputError, match="127 samples are too few for 64 features of pixels; it needs 128"):
         evaluation.check_bootstrap(SPACE, 127)
     evaluation.check_bootstrap(SPACE, 128)
+    manifold, ten = evaluation.chosen(["manifold"], SPACE), evaluation.Options(neighbours=10)
+    with pytest.raises(InputError, match="neighbours 10: expected fewer than the 10 images of the smaller set"):
+        evaluation.check(manifold, SPACE, 20, 10, ten)
+    evaluation.check(manifold, SPACE, 11, None, ten)
     few, many = gathered(real[:100]), gathered(real)
     assert ["100 samples are few" in said for said in evaluation.warnings(rows, SPACE, few, many)] == [True]
     assert evaluation.warnings(rows, SPACE, many, many) == []

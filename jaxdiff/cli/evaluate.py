@@ -182,12 +182,11 @@ def _in_features(
     asked = features_name(real, samples.shape, reference.source, reference.features)
     plan = evaluation.planned(asked, samples.shape, classes)
     rows = evaluation.chosen(names, plan)
-    evaluation.check(rows, plan, samples.num, reference.num)
+    size = evaluation.subset_size(samples.num, reference.num)
+    options = evaluation.Options(seed=pictures.seed, subset_size=size, neighbours=neighbours)
+    evaluation.check(rows, plan, samples.num, reference.num, options)
     if bootstrap and "frechet" not in rows:
         raise InputError("--bootstrap: is of the Frechet distance, which --metrics leaves out")
-    few = min(count for count in (samples.num, reference.num) if count is not None)
-    if "manifold" in rows and neighbours >= few:
-        raise InputError(f"--neighbours {neighbours}: expected fewer than the {few:,} images of the smaller set")
     if bootstrap:
         evaluation.check_bootstrap(plan, samples.num)
     if "accuracy" in rows:
@@ -210,8 +209,6 @@ def _in_features(
                 samples.draw(), extract, name=samples.name, moments_of=moments_of, keep=keep, labels=samples.labels,
                 progress=progress,
             )  # fmt: skip
-        size = evaluation.subset_size(samples.num, theirs.count)
-        options = evaluation.Options(seed=pictures.seed, subset_size=size, neighbours=neighbours)
         with bar(len(rows), "metrics", "metric") as progress:
             values = evaluation.measure(rows, space, ours, theirs, options, progress)
         found: Found = {

@@ -1,5 +1,6 @@
 """Samples against a reference: features of both in one pass each, many metrics, statistics in files."""
 
+from jaxdiff.evaluation.checks import check, check_bootstrap, subset_size, warnings
 from jaxdiff.evaluation.classifier import Training, trained_classifier
 from jaxdiff.evaluation.copies import Copies, copies
 from jaxdiff.evaluation.gather import Gathered, as_often, extractor, gather, hashed, images_of, labels_of
@@ -7,8 +8,6 @@ from jaxdiff.evaluation.measure import (
     METRICS,
     Metric,
     Options,
-    check,
-    check_bootstrap,
     check_reference,
     chosen,
     frechet_interval,
@@ -16,8 +15,6 @@ from jaxdiff.evaluation.measure import (
     name_of,
     size_of,
     some_of,
-    subset_size,
-    warnings,
 )
 from jaxdiff.evaluation.names import NAMES, check_name, default_features, features, planned
 from jaxdiff.evaluation.paired import PAIRED, check_pairs, paired
