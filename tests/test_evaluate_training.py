@@ -29,7 +29,7 @@ def distances(run):
 
 
 @pytest.mark.slow
-def test_a_training_tells_the_distance_that_evaluate_finds(here):
+def test_a_training_tells_the_distance_that_evaluate_finds(here, capsys):
     train_main(shlex.split(f"--config tiny.py --run run {OPTIONS} --train.steps 4"))
     found = distances(here / "run")
     assert sorted(found) == [2, 4]
@@ -38,10 +38,16 @@ def test_a_training_tells_the_distance_that_evaluate_finds(here):
         assert set(checkpoints.steps()) == {best, 4}
         (key,) = set(checkpoints.metrics(4)) - {"frechet_pixels"}  # with a mark of the settings
         assert checkpoints.metrics(4) == {"frechet_pixels": found[4], key: found[4]}
-    # Other samples of the same law: 70 of them, whose own spread the distance has.
+    capsys.readouterr()
+    main(["checkpoint", "list", "--run", "run"])
+    lines = {int(line.split()[0]): line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert {step: line.endswith(f", frechet_pixels {found[step]:.5g}, the best") for step, line in lines.items()} == {
+        step: step == best for step in {best, 4}
+    }
+    # The same samples, in other batches: but for what rounding makes of a grey level.
     main(shlex.split("evaluate --run run --num 70 --features pixels --metrics frechet --out e.json"))
     again = json.loads((here / "e.json").read_text())["metrics"]["frechet_pixels"]
-    assert again == pytest.approx(found[4], rel=0.15)
+    assert again == pytest.approx(found[4], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
         )
     theirs = evaluation.labels_of(job.source, index)
     labels = None if theirs is None else evaluation.as_often(theirs, settings.samples)
-    program, key = _program(job), job.keys().comparison
+    program, key = _program(job), jax.random.key(0)  # that of `jaxdiff evaluate`, which can so find the same
 
     def compare(state: TrainState, step: int) -> None:
         made = sampling.in_batches(

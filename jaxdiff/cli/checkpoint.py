@@ -7,6 +7,7 @@ from tyro.extras import SubcommandApp
 
 from jaxdiff import config as configs
 from jaxdiff import runs
+from jaxdiff.cli.callbacks import best_name
 from jaxdiff.cli.common import read_run
 from jaxdiff.train import integrity
 from jaxdiff.train.checkpoint import Checkpoints
@@ -23,16 +24,21 @@ def list_(run: str) -> None:
     Args:
       run: The folder or URL that train.py wrote to.
     """
+    config, spec = runs.load_run(read_run(run))
+    name = best_name(config, spec) if config.log.keep_best else ""
     with _opened(run) as checkpoints:
+        known = {step: checkpoints.metrics(step) for step in checkpoints.steps()}
+        best = min((found[name] for found in known.values() if name in found), default=None)
         print(f"{'step':>9}  {'saved':16}  {'MiB':>9}  weights, metrics")
-        for step in checkpoints.steps():
+        for step, found in known.items():
             folder = checkpoints.folder / str(step)
             try:
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
             except FileNotFoundError:  # a training has just deleted it
                 continue
-            metrics = "".join(f", {name} {value:.5g}" for name, value in checkpoints.metrics(step).items())
+            metrics = "".join(f", {key} {value:.5g}" for key, value in found.items() if "@" not in key)
+            metrics += ", the best" if best is not None and found.get(name) == best else ""
             print(f"{step:9}  {saved}  {size / 2**20:9,.1f}  {' '.join(checkpoints.weights(step))}{metrics}")
 
 

@@ -26,7 +26,6 @@ class Keys(NamedTuple):
     training: Array
     pictures: Array
     evaluation: Array
-    comparison: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +67,7 @@ class Job:
         """Of the seed."""
         root = jax.random.key(self.config.seed)
         parameters, training, pictures = jax.random.split(root, 3)
-        others = (jax.random.fold_in(root, i) for i in (3, 4))  # 0 to 2: those of the split
-        return Keys(parameters, training, pictures, *others)
+        return Keys(parameters, training, pictures, jax.random.fold_in(root, 3))  # 0 to 2: those of the split
 
 
 def print_plan(job: Job) -> None:
