@@ -147,9 +147,10 @@ def test_results_that_do_not_compare_are_refused(tmp_path, capsys):
         files = " ".join(str(folder / f"{j}.json") for j in range(len(found)))
         message = fails(capsys, main, f"plot metric {files} --metric frechet --against {against} --out {out}")
         assert words in message
-    (tmp_path / "x.json").write_text("[]")
-    message = fails(capsys, main, f"plot metric {tmp_path / 'x.json'} --metric a --against steps --out {out}")
-    assert "not a result of jaxdiff evaluate" in message
+    for content in (b"[]", b'{"metrics": []}', b"\x93" * 1000):
+        (tmp_path / "x.json").write_bytes(content)
+        message = fails(capsys, main, f"plot metric {tmp_path / 'x.json'} --metric a --against steps --out {out}")
+        assert message == f"error: {tmp_path / 'x.json'}: not a result of jaxdiff evaluate --out FILE.json\n"
     assert not out.exists()
 
 
@@ -325,7 +326,8 @@ def test_copies_are_found(tmp_path, capsys):
         f"--out {tmp_path / 'n.png'}"
     )
     said = capsys.readouterr().out
-    assert "within r: 100 % of the samples; 12 at distance 0" in said
+    assert "12 of 12 within r = " in said
+    assert "(100 %); 12 at distance 0" in said
     assert size(tmp_path / "n.png")[0] > 200
 
 

@@ -96,13 +96,14 @@ def neighbours(
     nearest_first = np.argsort(near.distances[:, 0], kind="stable")[:shown]
     rows = reference.numbers[near.rows[nearest_first]]
     images = source.gather(rows.ravel())["image"].reshape(*rows.shape, *ours.shape)
-    title = f"{Path(ours.name).name} beside {Path(reference.name).name}, distances in {space.name}"
-    title += f"\nnearest first of {ours.num:,}; {100 * near.share:.3g} % within r = {near.radius:.3g} (1 % expected)"
+    within = f"{round(near.share * ours.num):,} of {ours.num:,} within r = {near.radius:.3g}"
+    title = f"samples of {Path(ours.name).name} beside real images of {Path(reference.name).name}"
+    title += f"\ndistances in the features {space.name}, nearest first\n{within} (about 1 % expected)"
     save(
         figures.neighbours(np.concatenate(kept)[nearest_first], images, near.distances[nearest_first], title=title), out
     )
     print(f"{ours.name}, {ours.num:,} images, against {reference.name}, {len(theirs):,}, in the features {space.name}")
     print(f"distance to the nearest real image: median {np.median(near.distances[:, 0]):.6g}, of the real images to")
     print(f"another of them: median {near.median:.6g}, and r = {near.radius:.6g} for the nearest 1 %")
-    print(f"within r: {100 * near.share:.3g} % of the samples; {near.exact} at distance 0. Expected are about 1 %")
+    print(f"{within} ({100 * near.share:.3g} %); {near.exact} at distance 0. Expected are about 1 %")
     print(f"the {len(rows)} nearest: {out}")

@@ -174,6 +174,8 @@ def _tile(
     axes.set(xlim=(0, left[-1] + 1), ylim=(len(tiles) * (1 + below) * ratio, 0), yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    if not below:  # no words between them: a grey that neither black nor white pictures run into
+        axes.set_facecolor("0.6")
 
 
 def strip(blocks: Sequence[Block]) -> Figure:

@@ -48,8 +48,10 @@ def read_result(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         if not isinstance(found["metrics"], dict):
             raise TypeError("metrics is no object")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a result of jaxdiff evaluate --out FILE.json ({error!r})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):  # whose messages may have all of the file in them
+        raise InputError(f"{path}: not a result of jaxdiff evaluate --out FILE.json") from None
     return dict(found)
 
 
