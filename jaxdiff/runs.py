@@ -67,11 +67,22 @@ def load_weights(
     Raises:
       InputError: no such weights, no checkpoint, or none of that step.
     """
+    _check_item(folder, config, item)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore_weights(_shapes(config, spec), item=item, step=step)
+
+
+def check_weights(folder: Path, config: Config, *, item: str = "ema", step: int | None = None) -> None:
+    """Raise what `load_weights` does for weights that there are not, without reading any."""
+    _check_item(folder, config, item)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        checkpoints.choose(step)
+
+
+def _check_item(folder: Path, config: Config, item: str) -> None:
     there = [*build.averages(config), "params"]
     if item not in there:
         raise InputError(f"{folder}: no weights {item} in this run; there are {', '.join(there)}")
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore_weights(_shapes(config, spec), item=item, step=step)
 
 
 def _shapes(config: Config, spec: build.Spec) -> PyTree:
@@ -122,6 +133,12 @@ def read_weights(path: Path, config: Config, spec: build.Spec) -> PyTree:
       InputError: it cannot be read, or is of another network or diffusion.
     """
     params = weights.read_weights(path, _shapes(config, spec))
+    check_file(path, config)
+    return replicate(params)
+
+
+def check_file(path: Path, config: Config) -> None:
+    """Raise what `read_weights` does for a file that cannot be read or says that it is of another network."""
     there = weights.read_metadata(path).get("config")
     if there is not None:  # of the same shapes, and yet another network: what it predicts, say
         own = dataclasses.replace(from_dict(there), data=config.data, optim=config.optim, train=config.train)
@@ -129,7 +146,6 @@ def read_weights(path: Path, config: Config, spec: build.Spec) -> PyTree:
         if other:
             lines = ", ".join(f"{name} {old!r}, not {new!r}" for name, (old, new) in other.items())
             raise InputError(f"{path}: weights of another run, with {lines}; give --run that run")
-    return replicate(params)
 
 
 def last_step(folder: Path) -> int:

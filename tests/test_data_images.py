@@ -1,5 +1,6 @@
 """Images at the border: exact levels, tiles where they belong, files that are whole or not there."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -163,6 +164,17 @@ def test_places_that_samples_cannot_go_to(folder, name, message):
     with pytest.raises(InputError, match=message) as caught:
         check_out(folder / name)
     assert f"--out {folder / name}: " in str(caught.value)
+
+
+def test_a_folder_that_takes_no_files_is_refused(folder, monkeypatch):
+    """A full disk, or one that is read-only: root too is told before the work."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(InputError, match=f"no file can be made in {folder} .No space left on device"):
+        check_out(folder / "new.png")
 
 
 @pytest.mark.parametrize("name", ["new.png", "old.png", "new", "a/b/new.npz", "."])

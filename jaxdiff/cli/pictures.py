@@ -47,7 +47,8 @@ class Pictures:
     batch: int = 256
     """At a time. Picture i is the same whatever the batch."""
     labels: tuple[int, ...] = ()
-    """What the pictures show, in turn; default every class in turn."""
+    """What the pictures show, in turn. Default: every class in turn; where they are compared with real images, as often
+    as these show it."""
     guidance: float | None = None
     """Classifier-free guidance scale: 1 none, more for clearer and less varied pictures."""
     sampler: str | None = None
@@ -160,7 +161,9 @@ def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple
         if file.suffix == SUFFIX:
             if pictures.step is not None:
                 raise InputError(f"--step chooses a checkpoint, and --weights {file} is in none; leave one out")
+            runs.check_file(file, config)
             return config, spec, lambda: (file.name, runs.read_weights(file, config, spec)), False
+        runs.check_weights(run, config, item=pictures.weights, step=pictures.step)
 
         def weights() -> tuple[str, PyTree]:
             step, params = runs.load_weights(run, config, spec, item=pictures.weights, step=pictures.step)

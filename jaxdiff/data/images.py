@@ -1,6 +1,7 @@
 """Images at the border: float [-1, 1] <-> uint8, grids, and pictures in files."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def check_folder(out: Path) -> None:
         raise InputError(f"--out {out}: {folder} is not a folder")
     if not os.access(folder, os.W_OK):
         raise InputError(f"--out {out}: no permission to write in {folder}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:  # a disk that is full or read-only, or no place for files
+        raise InputError(f"--out {out}: no file can be made in {folder} ({error.strerror})") from None
 
 
 def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, columns: int | None = None) -> None:
