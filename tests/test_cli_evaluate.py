@@ -80,8 +80,10 @@ def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path, capsys):
     found = evaluate(tmp_path, f"--run {run} --num 100 --steps 1 {PIXELS} --metrics kernel")
     data = np.bincount(digits().labels)
     assert np.abs(np.array(found["samples"]["of_each_class"]) - 100 * data / data.sum()).max() <= 1
+    assert found["samples"]["labels"] == "as often as in the reference"
     found = evaluate(tmp_path, f"--run {run} --num 10 --steps 1 --labels 7 {PIXELS} --metrics kernel")
     assert found["samples"]["of_each_class"] == [0] * 7 + [10]
+    assert found["samples"]["labels"] == "in turn"
     np.savez(tmp_path / "others.npz", images=digits().images[:100], labels=np.arange(100) % 12)
     capsys.readouterr()
     others = f"--run {run} --num 20 --steps 1 --reference {tmp_path / 'others.npz'} {PIXELS} --metrics kernel"
@@ -109,6 +111,25 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
         (f"{samples} --reference {tmp_path / 'moments.npz'} --size 4", "--size 4: the reference"),
     ]:
         assert words in fails(capsys, main, f"evaluate {options}")
+
+
+@pytest.mark.slow
+def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeypatch):
+    """In the cache by its weights; where they are not, or others are, that is said."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    trained_classifier(digits(), "digits", training=Training(steps=1))
+    (file,) = (tmp_path / "cache").rglob("classifier-*.safetensors")
+    stored = tmp_path / "digits.npz"
+    main(shlex.split(f"statistics --reference digits --features classifier:{file} --out {stored}"))
+    np.savez(tmp_path / "some.npz", images=digits().images[:300])
+    options = f"--samples {tmp_path / 'some.npz'} --reference {stored}"
+    given = evaluate(tmp_path, f"{options} --features classifier:{file}")
+    for features in ("", "--features classifier"):
+        assert evaluate(tmp_path, f"{options} {features}")["metrics"] == given["metrics"]
+    file.unlink()
+    (tmp_path / "result.json").unlink()
+    for features in ("", "--features classifier"):
+        assert "give --features classifier:FILE, those weights" in fails(capsys, main, f"evaluate {options} {features}")
 
 
 def test_as_a_module_on_four_devices(run, tmp_path):
@@ -155,8 +176,12 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     (tmp_path / "broken" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     some = f"--samples {tmp_path / 'some.npz'}"
     real = f"--reference digits {PIXELS}"
-    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json")
-    monkeypatch.setattr(evaluation, "features", None)  # all else is before them: a network may have to be trained
+    monkeypatch.setattr(evaluation, "features", None)  # all is before them: a network may have to be trained
+    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json: no file can be made in /proc")
+    refuses(f"--run {run} --num 70 {PIXELS} --step 5", "no checkpoint of step 5 in this run; there are 4, 6")
+    refuses(f"--run {run} --num 70 {PIXELS} --weights ema_0.1", "no weights ema_0.1 in this run")
+    refuses(f"--run {run} --num 70 {PIXELS} --weights {tmp_path / 'w.safetensors'}", "w.safetensors")
+    refuses(f"{some} --reference nonsense --metrics frechett", "--metrics frechett: no such metric")
     refuses(f"{some} {PIXELS}", "--reference: compared with what?")
     refuses(f"--samples {tmp_path / 'floats.npz'} {real}", "expected uint8 images (0..255), got float64")
     refuses(f"--samples {tmp_path / 'other.npz'} {real}", "images 6x8x1, digits 8x8x1", "--size")
@@ -192,7 +217,6 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     refuses(f"{some} {real} --batch 0", "--batch 0: expected at least 1")
     refuses(f"{some} {real} --seed -1", "--seed -1: expected at least 0")
     refuses(f"--run {run} --num 70 --size 4 {PIXELS}", "--size 4: the reference is the data of the run")
-    refuses(f"--run {run} --num 70 --features classifier --metrics frechett", "no such metric")
     for name, content in [("cut", (tmp_path / "some.npz").read_bytes()[:300]), ("nothing", b""), ("text", b"no set")]:
         (tmp_path / f"{name}.npz").write_bytes(content)
         refuses(f"{some} --reference {tmp_path / name}.npz {PIXELS}", f"{name}.npz: not a readable numpy file")

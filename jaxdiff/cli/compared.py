@@ -169,7 +169,9 @@ def _stored(path: Path) -> Reference:
         raise InputError(
             f"{path}: not readable as statistics ({error}); make it again by jaxdiff statistics"
         ) from error
-    shape = about.get("image_shape")
+    shape, made = about.get("image_shape"), about.get("features", {})
+    kept = evaluation.kept_classifier(made.get("sha256")) if made.get("name") == "classifier" else None
+    features = made.get("name") if kept is None else f"classifier:{kept}"
 
     def gathered(space: Features, moments_of: list[str], keep: list[str], batch: int) -> Gathered:
         return evaluation.read_statistics(path, space)
@@ -177,7 +179,7 @@ def _stored(path: Path) -> Reference:
     return Reference(
         str(path), about.get("count"), None if shape is None else tuple(shape), None, np.arange(0),
         about.get("labels"), {"of": about.get("name"), "file_sha256": sha256(path)}, gathered,
-        about.get("features", {}).get("name"), not about.get("arrays"),
+        features, not about.get("arrays"),
     )  # fmt: skip
 
 
@@ -237,11 +239,13 @@ def check_files(samples: Samples) -> None:
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:
     """A network's, whose labels are as often as in the reference unless they are given."""
     num = num or min(reference.num or MOST, MOST)
+    found: dict[str, Any] = {"labels": "in turn"}
 
     def by_class(classes: int) -> np.ndarray | None:
         if pictures.labels or reference.labels is None:
             return None
         if int(reference.labels.max()) < classes:
+            found["labels"] = "as often as in the reference"
             return evaluation.as_often(reference.labels, num)
         print(f"warning: {reference.name} has labels that the network lacks: samples of every class", file=sys.stderr)
         return None
@@ -251,7 +255,7 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
         raise InputError(
             "this network makes latents for an autoencoder: decode them, and give the pictures as --samples"
         )
-    name, found = pictures.run or str(pictures.pretrained), {}
+    name = pictures.run or str(pictures.pretrained)
 
     def draw() -> Iterator[np.ndarray]:
         found["weights"], params = made.load()
@@ -261,7 +265,7 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
     def about() -> dict[str, Any]:
         evaluations = sampling.network_evaluations(made.config, made.spec)
         config = {name: to_dict(made.config)[name] for name in ("sample", "diffusion", "model")}
-        labels = None if made.labels is None else np.bincount(made.labels).tolist()
+        of_each = None if made.labels is None else np.bincount(made.labels).tolist()
         chosen: dict[str, Any] = {"item": pictures.weights, "seed": pictures.seed, "batch": pictures.batch}
         if pictures.weights.endswith(SUFFIX):
             there = read_metadata(Path(pictures.weights))
@@ -269,7 +273,7 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
         if pictures.classifier is not None:
             scale = 1.0 if pictures.classifier_scale is None else pictures.classifier_scale
             chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": scale}
-        return {**found, **chosen, "network_evaluations": evaluations, "of_each_class": labels, **config}
+        return {**found, **chosen, "network_evaluations": evaluations, "of_each_class": of_each, **config}
 
     return Samples(name, num, made.spec.image_shape, made.labels, draw, about)
 
@@ -304,20 +308,24 @@ def check_features(real: Real) -> None:
 
 def features_name(real: Real, shape: tuple[int, int, int], source: Source | None, stored: str | None = None) -> str:
     """What is asked for, what the statistics are in, or what fits the images."""
-    if stored in ("classifier", "inception") and real.features is None:
+    asked = stored if real.features == "classifier" and stored is not None else real.features
+    if stored in ("classifier", "inception") and asked in (None, "classifier"):
         raise InputError(
             f"{real.reference}: is in the features of {stored}; give --features {stored}:FILE, those weights"
         )
     fitting = evaluation.default_features(shape, None if source is None else source.num_classes)
-    return real.features or stored or fitting
+    return asked or stored or fitting
 
 
 def features_of(real: Real, asked: str, shape: tuple[int, int, int], source: Source | None, name: str) -> Features:
     """The features of that name; a classifier is trained now if there is none yet."""
-    return evaluation.features(
+    space = evaluation.features(
         asked, shape, source=source, source_name=name, resize=real.resize,
         progress=partial(tqdm, desc="classifier", unit="step"),
     )  # fmt: skip
+    if asked == "classifier":
+        print(f"classifier of {name}: {evaluation.kept_classifier(space.description['sha256'])}")
+    return space
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import platform
 import shlex
 import sys
 import time
@@ -87,6 +88,8 @@ def evaluate(
     pairs = [name for name in asked if name in (*evaluation.PAIRED, "lpips")]
     bits = [name for name in asked if name in BITS]
     of_features = [name for name in asked if name not in (*pairs, *bits)]
+    for name in of_features:
+        evaluation.row_of(name)
     if bits and (samples is not None or pictures.run is None):
         raise InputError(f"--metrics {bits[0]}: is of a network; give its --run, and no --samples")
     if pairs and samples is None:
@@ -134,6 +137,7 @@ def evaluate(
     result["made_by"] = {
         "jaxdiff": version("jaxdiff"),
         "jax": jax.__version__,
+        "python": platform.python_version(),
         "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "seconds": round(time.perf_counter() - started, 1),
         "command": shlex.join(["jaxdiff", *sys.argv[1:]]),
@@ -307,12 +311,14 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
             found = losses.evaluate(params, told(), jax.random.key(pictures.seed), program)
         if not math.isfinite(found[name]):
             raise InputError(f"--metrics {name}: is {found[name]}: this network's outputs are not finite")
+        sampler = {"clip": made.config.sample.clip, "variance": build.variance_of(made.config)}
+        if name == "bits_per_dim_ode":  # which has neither
+            sampler = {}
         variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
         about = {
             "name": pictures.run, "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params),
             "seed": pictures.seed, "images": len(source), "of": reference.name, "sha256": digest.hexdigest(),
-            **reference.about, "batch": size, "clip": made.config.sample.clip,
-            "variance": build.variance_of(made.config),
+            **reference.about, "batch": size, **sampler,
             **{section: to_dict(made.config)[section] for section in ("diffusion", "model")},
         }  # fmt: skip
         return {

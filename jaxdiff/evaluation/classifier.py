@@ -22,6 +22,7 @@ from jaxdiff import weights
 from jaxdiff.data import Source, batches, hold_out, in_order
 from jaxdiff.features import Features, classifier
 from jaxdiff.files import cache_folder
+from jaxdiff.files import sha256 as file_sha256
 from jaxdiff.models.convnet import ConvNet
 from jaxdiff.train.state import init_state
 from jaxdiff.train.step import train_step
@@ -67,13 +68,24 @@ def trained_classifier(
     """
     check_labels(source.num_classes)
     training = training or Training()
-    path = (folder or cache_folder() / "features") / f"classifier-{_identity(source, training)}.safetensors"
+    path = (folder or _kept()) / f"classifier-{_identity(source, training)}.safetensors"
     if not path.is_file():
         params, accuracy = fit(source, training, progress=progress)
         shape = {"image_shape": list(source.image_shape), "num_classes": source.num_classes}
         about = {"trained_on": name, "accuracy": accuracy, **dataclasses.asdict(training)}
         weights.write_weights(path, params, {"classifier": shape | about})
     return classifier(path)
+
+
+def _kept() -> Path:
+    return cache_folder() / "features"
+
+
+def kept_classifier(sha256: str) -> Path | None:
+    """The file in the cache whose weights those are; None if there is none."""
+    return next(
+        (path for path in sorted(_kept().glob("classifier-*.safetensors")) if file_sha256(path) == sha256), None
+    )
 
 
 def check_labels(num_classes: int | None) -> None:

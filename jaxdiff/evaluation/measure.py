@@ -151,20 +151,33 @@ OTHERS = ("psnr", "ssim", "ms_ssim", "lpips", "bits_per_dim_vlb", "bits_per_dim_
 """What `jaxdiff evaluate` has beside these, without features."""
 
 
+def row_of(asked: str) -> str:
+    """The key of `METRICS` for a name: its own, or what it is called with Inception's features.
+
+    Raises:
+      InputError: there is none.
+
+    >>> row_of("kid")
+    'kernel'
+    """
+    renamed = [(metric.inception.get(name), name) for name, metric in METRICS.items()]
+    known = {theirs: ours for theirs, ours in renamed if theirs not in (None, ours)}
+    name = known.get(asked, asked)
+    if name not in METRICS:
+        raise InputError(f"--metrics {asked}: no such metric; there are {', '.join([*METRICS, *known, *OTHERS])}")
+    return name
+
+
 def chosen(names: Collection[str], features: Space) -> dict[str, Metric]:
     """The rows of these names.
 
     Raises:
       InputError: no such metric, one whose name means Inception's features, or one that these features cannot have.
     """
-    renamed = [(metric.inception.get(name), name) for name, metric in METRICS.items()]
-    known = {theirs: ours for theirs, ours in renamed if theirs not in (None, ours)}
     found: dict[str, Metric] = {}
     for asked in names:
-        name = known.get(asked, asked)
-        if name not in METRICS:
-            raise InputError(f"--metrics {asked}: no such metric; there are {', '.join([*METRICS, *known, *OTHERS])}")
-        if asked in known and features.name != "inception":
+        name = row_of(asked)
+        if asked != name and features.name != "inception":
             raise InputError(
                 f"--metrics {asked}: that name means Inception's features; of {features.name} it is {name}"
             )
