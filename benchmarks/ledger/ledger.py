@@ -181,6 +181,7 @@ def run(name: str, args: argparse.Namespace) -> None:
     for title, options in row.evaluations.items():
         there = read().get(name, {}).get(title, {})
         if there and {key: there.get(key) for key in trained} == trained and not args.again:
+            print(f"{name}, {title}: done on {there['date']}; --again does it again")
             continue
         if "INCEPTION" in options and args.inception is None:
             print(f"{name}, {title}: needs --inception FILE; left out")
@@ -281,8 +282,12 @@ def table() -> str:
     lines = [
         "# The ledger", "",
         "Made by `python benchmarks/ledger/ledger.py table` of `results.json`; a row's command is",
-        "`python benchmarks/ledger/ledger.py run NAME`. In other features than Inception's the distance is no FID. The",
-        "load is the machine's at the end: above its cores, others had them too, and the seconds are too many.", "",
+        "`python benchmarks/ledger/ledger.py run NAME`. Those of Fashion-MNIST want its images too, which Debian's",
+        "package `dataset-fashion-mnist` has, `--fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz`;",
+        "those of CIFAR-10 and ImageNet `--inception FILE`. Runs are left in `runs/ledger`. In other features than",
+        "Inception's the distance is no FID. The load is the machine's at the end: above the cores, others had them",
+        "too, and the seconds are too many. After ±: the kernel distance's deviation over subsets, bits/dim's",
+        "standard error.", "",
         "| experiment | command | paper | ours | hardware, time, date, commit |", "|---|---|---|---|---|",
     ]  # fmt: skip
     results = read()
@@ -296,23 +301,55 @@ def table() -> str:
         if not found:
             when = f"not run: needs {row.needs}" if row.needs else "not run yet"
         paper = row.paper + (f". Ours differs: {row.differs}" if row.differs else "")
-        lines.append(f"| {row.what} | {command} | {paper} | {'see below' if found else ''} | {when} |")
+        lines.append(f"| {row.what} | {command} | {paper} | {headline(row, found)} | {when} |")
     for name, row in ROWS.items():
         found = {title: results[name][title] for title in row.evaluations if title in results.get(name, {})}
         if found:
-            lines += [
-                "",
-                f"## {row.what}",
-                "",
-                "| evaluation | found | samples, network evaluations | time |",
-                "|---|---|---|---|",
-            ]
-        for title, figures in found.items():
-            values = ", ".join(f"{key} {value:.4g}" for key, value in figures["metrics"].items() if value is not None)
-            samples = figures.get("samples", {})
-            how = ", ".join(f"{samples[key]:,}" for key in ("count", "network_evaluations") if samples.get(key))
-            lines.append(f"| {title} | {values} | {how} | {time_of(figures)} |")
+            lines += ["", f"## {row.what}", ""]
+        of_samples = {title: figures for title, figures in found.items() if "samples" in figures}
+        columns = list(dict.fromkeys(key for figures in of_samples.values() for key in values(figures)))
+        columns.sort(key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
+        if of_samples:
+            space = next(iter(of_samples.values()))["features"]
+            heads = ["evaluation", *columns, "samples", "network evaluations", "time"]
+            lines += [f"In the features {space['name']}, sha256 {space['sha256'][:12]}:", ""]
+            lines += [f"| {' | '.join(heads).replace('_', ' ')} |", "|---" * len(heads) + "|"]
+        for title, figures in of_samples.items():
+            counts = [figures["samples"].get(key) for key in ("count", "network_evaluations")]
+            cells = [values(figures).get(key, "") for key in columns] + [f"{x:,}" if x else "" for x in counts]
+            lines.append(f"| {' | '.join([title, *cells, time_of(figures)])} |")
+        rest = {title: figures for title, figures in found.items() if title not in of_samples}
+        lines += [""] if rest and of_samples else []
+        for title, figures in rest.items():
+            lines.append(f"* {title}: {', '.join(values(figures).values())}; {time_of(figures)}")
     return "\n".join(lines) + "\n"
+
+
+ORDER = ("fid", "frechet", "sfid", "kid", "kernel", "precision", "recall", "density", "coverage", "accuracy")
+"""Of the columns; others after them."""
+
+
+def values(figures: dict[str, Any]) -> dict[str, str]:
+    """The metrics without the name of their features, each with its deviation or error.
+
+    >>> found = {"kernel_pixels": 0.51234, "kernel_std_pixels": 0.2, "bits": 3.0, "bits_error": 0.12}
+    >>> values({"metrics": found, "features": {"name": "pixels"}})
+    {'kernel': '0.5123 ± 0.2', 'bits': '3 ± 0.12'}
+    """
+    suffix = f"_{figures['features']['name']}" if "features" in figures else ""
+    found = {key.removesuffix(suffix): value for key, value in figures["metrics"].items() if value is not None}
+    spread = {key: value for key, value in found.items() if key.endswith(("_std", "_error"))}
+    of = {re.sub("_(std|error)$", "", key): f" ± {value:.2g}" for key, value in spread.items()}
+    return {key: f"{value:.4g}{of.get(key, '')}" for key, value in found.items() if key not in spread}
+
+
+def headline(row: Row, found: dict[str, Any]) -> str:
+    """What stands beside the paper's numbers: the distance of the first evaluation, and bits/dim."""
+    there = [found[title] for title in row.evaluations if title in found]
+    metrics = [(key, value) for figures in there[:1] for key, value in figures["metrics"].items()]
+    said = [f"{key} {value:.4g}" for key, value in metrics if key == "fid" or key.startswith("frechet")]
+    said += [f"{key} {text}" for figures in there for key, text in values(figures).items() if key.startswith("bits")]
+    return ", ".join(said).replace("_", " ")
 
 
 def pictures(args: argparse.Namespace) -> None:
@@ -343,14 +380,14 @@ def main() -> None:
     commands.add_parser("list")
     commands.add_parser("table")
     drawer = commands.add_parser("pictures")
-    drawer.add_argument("--runs", type=Path, default=Path("runs/ledger"))
+    drawer.add_argument("--runs", type=Path, default=Path("runs/ledger"), help="where they were trained")
     drawer.add_argument("--out", type=Path, required=True, help="a .png file")
     runner = commands.add_parser("run")
-    runner.add_argument("names", nargs="+", choices=list(ROWS))
+    runner.add_argument("names", nargs="+", choices=list(ROWS), metavar="NAME", help="of `list`")
     runner.add_argument("--fashion", type=Path, help="Fashion-MNIST's training images, an IDX file")
-    runner.add_argument("--test", type=Path, help="its test images, for the floor")
+    runner.add_argument("--test", type=Path, help="its test images, for the floor and bits/dim")
     runner.add_argument("--inception", type=Path, help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth")
-    runner.add_argument("--runs", type=Path, default=Path("runs/ledger"))
+    runner.add_argument("--runs", type=Path, default=Path("runs/ledger"), help="where they are trained")
     runner.epilog = "Other options are train.py's, such as --train.steps 1000."
     runner.add_argument("--again", action="store_true", help="evaluate what was evaluated once more")
     args, more = parser.parse_known_args()
@@ -359,7 +396,7 @@ def main() -> None:
     args.more = more
     if args.command == "list":
         for name, row in ROWS.items():
-            found = ", ".join(read().get(name, {}))
+            found = "; ".join(title for title in ("training", *row.evaluations) if title in read().get(name, {}))
             print(f"{name:18} {row.what}; {f'found: {found}' if found else row.needs or 'not run'}")
     elif args.command == "table":
         (HERE / "README.md").write_text(table())
