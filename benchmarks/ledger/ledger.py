@@ -240,8 +240,8 @@ def hardware(seconds: float) -> dict[str, Any]:
     code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
     device = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     commit = git("describe", "--always")
-    if git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RESULTS.relative_to(ROOT)}"):
-        commit += "-dirty"  # by more than the results that are being written
+    if git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{HERE.relative_to(ROOT)}"):
+        commit += "-dirty"  # by more than what is written here
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
         "hardware": f"{device}, {cores} cores {platform.machine()}",
@@ -286,8 +286,8 @@ def table() -> str:
         "package `dataset-fashion-mnist` has, `--fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz`;",
         "those of CIFAR-10 and ImageNet `--inception FILE`. Runs are left in `runs/ledger`. In other features than",
         "Inception's the distance is no FID. The load is the machine's at the end: above the cores, others had them",
-        "too, and the seconds are too many. After ±: the kernel distance's deviation over subsets, bits/dim's",
-        "standard error.", "",
+        "too, and the seconds are too many. After ±: the deviation of kernel distances and scores over parts, the",
+        "standard error of bits/dim.", "",
         "| experiment | command | paper | ours | hardware, time, date, commit |", "|---|---|---|---|---|",
     ]  # fmt: skip
     results = read()
@@ -310,13 +310,15 @@ def table() -> str:
         columns = list(dict.fromkeys(key for figures in of_samples.values() for key in values(figures)))
         columns.sort(key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
         if of_samples:
-            space = next(iter(of_samples.values()))["features"]
+            space = features_of(next(iter(of_samples.values())))
             heads = ["evaluation", *columns, "samples", "network evaluations", "time"]
-            lines += [f"In the features {space['name']}, sha256 {space['sha256'][:12]}:", ""]
+            lines += [f"In the features {space}:", ""]
             lines += [f"| {' | '.join(heads).replace('_', ' ')} |", "|---" * len(heads) + "|"]
         for title, figures in of_samples.items():
             counts = [figures["samples"].get(key) for key in ("count", "network_evaluations")]
             cells = [values(figures).get(key, "") for key in columns] + [f"{x:,}" if x else "" for x in counts]
+            if features_of(figures) != space:  # which are not to be compared with the others
+                title += f", in the features {features_of(figures)}"
             lines.append(f"| {' | '.join([title, *cells, time_of(figures)])} |")
         rest = {title: figures for title, figures in found.items() if title not in of_samples}
         lines += [""] if rest and of_samples else []
@@ -327,6 +329,12 @@ def table() -> str:
 
 ORDER = ("fid", "frechet", "sfid", "kid", "kernel", "precision", "recall", "density", "coverage", "accuracy")
 """Of the columns; others after them."""
+
+
+def features_of(figures: dict[str, Any]) -> str:
+    """In words; of two classifiers other ones."""
+    name, weights = figures["features"]["name"], figures["features"]["sha256"]
+    return name + (f", sha256 {weights[:12]}" if weights else "")
 
 
 def values(figures: dict[str, Any]) -> dict[str, str]:
@@ -345,10 +353,12 @@ def values(figures: dict[str, Any]) -> dict[str, str]:
 
 def headline(row: Row, found: dict[str, Any]) -> str:
     """What stands beside the paper's numbers: the distance of the first evaluation, and bits/dim."""
-    there = [found[title] for title in row.evaluations if title in found]
-    metrics = [(key, value) for figures in there[:1] for key, value in figures["metrics"].items()]
+    there = {title: found[title] for title in row.evaluations if title in found}
+    first = there.get(next(iter(row.evaluations)), {"metrics": {}})
+    metrics = first["metrics"].items()
     said = [f"{key} {value:.4g}" for key, value in metrics if key == "fid" or key.startswith("frechet")]
-    said += [f"{key} {text}" for figures in there for key, text in values(figures).items() if key.startswith("bits")]
+    of_all = [pair for figures in there.values() for pair in values(figures).items()]
+    said += [f"{key} {text}" for key, text in of_all if key.startswith("bits")]
     return ", ".join(said).replace("_", " ")
 
 
