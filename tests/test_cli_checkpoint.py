@@ -1,5 +1,6 @@
 """The command `jaxdiff checkpoint`: what a run has, whether it is whole, and its weights in a file."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file
 from jaxdiff import config as configs
 from jaxdiff import runs
 from jaxdiff.cli import main
+from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.weights import read_metadata
 
 
@@ -65,6 +67,25 @@ def test_export_writes_the_weights_that_sampling_reads(run, tmp_path, weights):
     for path, leaf in leaves:
         np.testing.assert_array_equal(arrays["/".join(key.key for key in path)], np.asarray(leaf))
     assert read_metadata(out)["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("losses", "marks"),
+    [
+        ({4: np.nan, 6: 0.5}, {4: "", 6: "the best"}),
+        ({4: 0.25, 6: 0.5}, {4: "the best", 6: "number 2 of the best"}),
+    ],
+)
+def test_the_best_that_are_kept_are_marked(run, capsys, monkeypatch, losses, marks):
+    config, spec = runs.load_run(run)
+    kept = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_best=2))
+    monkeypatch.setattr(runs, "load_run", lambda folder: (kept, spec))
+    monkeypatch.setattr(Checkpoints, "metrics", lambda self, step: {"eval_loss": losses[step]})
+    main(["checkpoint", "list", "--run", str(run)])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 2
+    for line, step in zip(lines, marks, strict=True):
+        assert line.partition(f"eval_loss {losses[step]:.5g}")[2].removeprefix(", ") == marks[step]
 
 
 def test_config_prints_what_the_run_was_trained_with(run, capsys):

@@ -1,6 +1,8 @@
 """The commands `jaxdiff checkpoint list`, `verify`, `export` and `config`."""
 
+import math
 import time
+from functools import partial
 from pathlib import Path
 
 from tyro.extras import SubcommandApp
@@ -10,6 +12,7 @@ from jaxdiff import runs
 from jaxdiff.cli.callbacks import best_name
 from jaxdiff.cli.common import read_run
 from jaxdiff.train import integrity
+from jaxdiff.train.best import worth
 from jaxdiff.train.checkpoint import Checkpoints
 from jaxdiff.typing import InputError
 from jaxdiff.weights import check_name, write_weights
@@ -24,11 +27,12 @@ def list_(run: str) -> None:
     Args:
       run: The folder or URL that train.py wrote to.
     """
-    config, spec = runs.load_run(read_run(run))
-    name = best_name(config, spec) if config.log.keep_best else ""
-    with _opened(run) as checkpoints:
+    run_folder = read_run(run)
+    config, spec = runs.load_run(run_folder)
+    with Checkpoints(run_folder / "checkpoints", read_only=True) as checkpoints:
         known = {step: checkpoints.metrics(step) for step in checkpoints.steps()}
-        best = min((found[name] for found in known.values() if name in found), default=None)
+        rank = partial(worth, name=best_name(config, spec))
+        best = sorted((rank(found) for found in known.values()), reverse=True)[: config.log.keep_best]
         print(f"{'step':>9}  {'saved':16}  {'MiB':>9}  weights, metrics")
         for step, found in known.items():
             folder = checkpoints.folder / str(step)
@@ -38,7 +42,9 @@ def list_(run: str) -> None:
             except FileNotFoundError:  # a training has just deleted it
                 continue
             metrics = "".join(f", {key} {value:.5g}" for key, value in found.items() if "@" not in key)
-            metrics += ", the best" if best is not None and found.get(name) == best else ""
+            mine = rank(found)
+            if mine in best and math.isfinite(mine):
+                metrics += ", the best" if mine == best[0] else f", number {best.index(mine) + 1} of the best"
             print(f"{step:9}  {saved}  {size / 2**20:9,.1f}  {' '.join(checkpoints.weights(step))}{metrics}")
 
 

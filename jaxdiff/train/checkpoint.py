@@ -1,10 +1,10 @@
 """Checkpoints with orbax: asynchronous, atomic, with sums of their files; the last few and the best are kept."""
 
-import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from jaxdiff.train import integrity
+from jaxdiff.train.best import worth
 from jaxdiff.train.parallel import replicated
 from jaxdiff.train.state import TrainState
 from jaxdiff.typing import Array, InputError, PyTree
@@ -60,14 +61,11 @@ class Checkpoints:
         if read_only and not self.folder.is_dir():
             raise InputError(f"{folder.parent}: no checkpoint in this run. Train first, or give another --run.")
 
-        def worth(metrics: Any) -> float:
-            value = metrics.get(best)
-            return -math.inf if value is None or not math.isfinite(value) else -value
-
-        best_ones = [managers.BestN(get_metric_fn=worth, n=keep_best)] if keep_best else []
+        of_best = partial(worth, name=best)
+        best_ones = [managers.BestN(get_metric_fn=of_best, n=keep_best)] if keep_best else []
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), *best_ones]),
-            best_fn=worth,  # without it the metrics would not be written
+            best_fn=of_best,  # without it the metrics would not be written
             create=not read_only,
             cleanup_tmp_directories=not read_only,  # what a kill during a save left; such a save was never listed
             # Renamed at once, then deleted: a kill amid the deletion would leave half a checkpoint that is listed.
