@@ -1,6 +1,7 @@
 """Images at the border: exact levels, tiles where they belong, files that are whole or not there."""
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -167,12 +168,13 @@ def test_places_that_samples_cannot_go_to(folder, name, message):
 
 
 def test_a_folder_that_takes_no_files_is_refused(folder, monkeypatch):
-    """A full disk, or one that is read-only: root too is told before the work."""
+    """A full disk, on which an empty file can be made."""
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Full())
     with pytest.raises(InputError, match=f"no file can be made in {folder} .No space left on device"):
         check_out(folder / "new.png")
 

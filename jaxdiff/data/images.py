@@ -94,9 +94,9 @@ def check_folder(out: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise InputError(f"--out {out}: no permission to write in {folder}")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:  # a disk that is full or read-only, or no place for files
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(65536))  # an empty one is made on a full disk, too
+    except OSError as error:  # a disk that is full, or no place for files
         raise InputError(f"--out {out}: no file can be made in {folder} ({error.strerror})") from None
 
 
