@@ -133,11 +133,11 @@ def read_weights(path: Path, config: Config, spec: build.Spec) -> PyTree:
       InputError: it cannot be read, or is of another network or diffusion.
     """
     params = weights.read_weights(path, _shapes(config, spec))
-    check_file(path, config)
+    check_weights_file(path, config)
     return replicate(params)
 
 
-def check_file(path: Path, config: Config) -> None:
+def check_weights_file(path: Path, config: Config) -> None:
     """Raise what `read_weights` does for a file that cannot be read or says that it is of another network."""
     there = weights.read_metadata(path).get("config")
     if there is not None:  # of the same shapes, and yet another network: what it predicts, say

@@ -83,7 +83,7 @@ def test_labels_are_as_often_as_in_the_data_unless_given(run, tmp_path, capsys):
     assert found["samples"]["labels"] == "as often as in the reference"
     found = evaluate(tmp_path, f"--run {run} --num 10 --steps 1 --labels 7 {PIXELS} --metrics kernel")
     assert found["samples"]["of_each_class"] == [0] * 7 + [10]
-    assert found["samples"]["labels"] == "in turn"
+    assert found["samples"]["labels"] == "as given, in turn"
     np.savez(tmp_path / "others.npz", images=digits().images[:100], labels=np.arange(100) % 12)
     capsys.readouterr()
     others = f"--run {run} --num 20 --steps 1 --reference {tmp_path / 'others.npz'} {PIXELS} --metrics kernel"
@@ -109,6 +109,10 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
             "64 samples are too",
         ),
         (f"{samples} --reference {tmp_path / 'moments.npz'} --size 4", "--size 4: the reference"),
+        (
+            f"{some} --reference {tmp_path / 'moments.npz'} --features classifier",
+            "moments.npz is in the features pixels; leave the option out",
+        ),
     ]:
         assert words in fails(capsys, main, f"evaluate {options}")
 
@@ -121,15 +125,17 @@ def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeyp
     (file,) = (tmp_path / "cache").rglob("classifier-*.safetensors")
     stored = tmp_path / "digits.npz"
     main(shlex.split(f"statistics --reference digits --features classifier:{file} --out {stored}"))
-    np.savez(tmp_path / "some.npz", images=digits().images[:300])
-    options = f"--samples {tmp_path / 'some.npz'} --reference {stored}"
+    np.savez(tmp_path / "some.npz", images=digits().images[:300], labels=digits().labels[:300])
+    options = f"--samples {tmp_path / 'some.npz'} --reference {stored} --metrics frechet accuracy"
     given = evaluate(tmp_path, f"{options} --features classifier:{file}")
     for features in ("", "--features classifier"):
         assert evaluate(tmp_path, f"{options} {features}")["metrics"] == given["metrics"]
     file.unlink()
     (tmp_path / "result.json").unlink()
     for features in ("", "--features classifier"):
-        assert "give --features classifier:FILE, those weights" in fails(capsys, main, f"evaluate {options} {features}")
+        said = fails(capsys, main, f"evaluate {options} {features}")
+        assert f"of the sha256 {given['features']['sha256'][:12]}... that are not in the cache" in said
+        assert "give --features classifier:FILE, those weights" in said
 
 
 def test_as_a_module_on_four_devices(run, tmp_path):
@@ -177,7 +183,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     some = f"--samples {tmp_path / 'some.npz'}"
     real = f"--reference digits {PIXELS}"
     monkeypatch.setattr(evaluation, "features", None)  # all is before them: a network may have to be trained
-    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json: no file can be made in /proc")
+    refuses(f"{some} {real} --out /proc/x/e.json", "--out /proc/x/e.json: no ", "in /proc")
     refuses(f"--run {run} --num 70 {PIXELS} --step 5", "no checkpoint of step 5 in this run; there are 4, 6")
     refuses(f"--run {run} --num 70 {PIXELS} --weights ema_0.1", "no weights ema_0.1 in this run")
     refuses(f"--run {run} --num 70 {PIXELS} --weights {tmp_path / 'w.safetensors'}", "w.safetensors")
@@ -228,6 +234,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     bits = f"--run {run} --metrics bits_per_dim_vlb"
     refuses(f"{bits} --num 7", "--num 7: is of samples", "--reference-num")
     refuses(f"{bits} --guidance 2 --sampler heun", "takes no samples; leave --guidance, --sampler out")
+    refuses(f"{bits.replace('vlb', 'ode')} --variance fixed_small", "is of the ancestral sampler's bound")
     refuses(f"{bits} --bootstrap 50", "--bootstrap: no metric of features is asked for")
     _, good = runs.load_weights(run, *runs.load_run(run))
     monkeypatch.setattr(runs, "load_weights", lambda *_, **__: (6, jax.tree.map(lambda x: x * np.nan, good)))

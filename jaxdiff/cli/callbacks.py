@@ -59,6 +59,10 @@ def evaluating(job: Job, tell: Tell, say: Say) -> list[Every]:
     return [_trying(each, "evaluation", say) for each in found]
 
 
+SEED = 0
+"""Of the samples that are compared: that of `jaxdiff evaluate`, which so finds the same numbers."""
+
+
 def frechet_name(config: Config, spec: build.Spec) -> str:
     """What the distance of samples to the data is called in a run."""
     plan = evaluation.planned(_features_name(config, spec), spec.image_shape, spec.num_classes)
@@ -73,7 +77,7 @@ def best_name(config: Config, spec: build.Spec) -> str:
     if config.log.best_by == "eval_loss":
         return "eval_loss"
     how = {name: value for name, value in vars(config.evaluate).items() if name not in ("every", "batch")}
-    digest = hashlib.sha256(json.dumps([how, vars(config.sample)], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([how, vars(config.sample), SEED], sort_keys=True).encode()).hexdigest()
     return f"{frechet_name(config, spec)}@{digest[:8]}"
 
 
@@ -115,7 +119,7 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
         )
     theirs = evaluation.labels_of(job.source, index)
     labels = None if theirs is None else evaluation.as_often(theirs, settings.samples)
-    program, key = _program(job), jax.random.key(0)  # that of `jaxdiff evaluate`, which can so find the same
+    program, key = _program(job), jax.random.key(SEED)
 
     def compare(state: TrainState, step: int) -> None:
         made = sampling.in_batches(

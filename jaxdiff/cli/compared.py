@@ -104,7 +104,7 @@ class Reference(NamedTuple):
       labels: theirs, or None.
       about: what else it takes to find them again.
       gathered: `(features, moments_of, keep, batch)` -> what is known of them.
-      features: of a file of statistics, the name of those that they are in.
+      features: of a file of statistics, the description of those that they are in, where it has one.
       moments_only: of such a file, whether it holds no more.
     """
 
@@ -116,7 +116,7 @@ class Reference(NamedTuple):
     labels: np.ndarray | None
     about: dict[str, Any]
     gathered: Callable[[Features, list[str], list[str], int], Gathered]
-    features: str | None = None
+    features: dict[str, Any] | None = None
     moments_only: bool = False
 
     def images(self, batch: int) -> Iterator[np.ndarray]:
@@ -169,9 +169,7 @@ def _stored(path: Path) -> Reference:
         raise InputError(
             f"{path}: not readable as statistics ({error}); make it again by jaxdiff statistics"
         ) from error
-    shape, made = about.get("image_shape"), about.get("features", {})
-    kept = evaluation.kept_classifier(made.get("sha256")) if made.get("name") == "classifier" else None
-    features = made.get("name") if kept is None else f"classifier:{kept}"
+    shape = about.get("image_shape")
 
     def gathered(space: Features, moments_of: list[str], keep: list[str], batch: int) -> Gathered:
         return evaluation.read_statistics(path, space)
@@ -179,7 +177,7 @@ def _stored(path: Path) -> Reference:
     return Reference(
         str(path), about.get("count"), None if shape is None else tuple(shape), None, np.arange(0),
         about.get("labels"), {"of": about.get("name"), "file_sha256": sha256(path)}, gathered,
-        features, not about.get("arrays"),
+        about.get("features"), not about.get("arrays"),
     )  # fmt: skip
 
 
@@ -239,7 +237,7 @@ def check_files(samples: Samples) -> None:
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:
     """A network's, whose labels are as often as in the reference unless they are given."""
     num = num or min(reference.num or MOST, MOST)
-    found: dict[str, Any] = {"labels": "in turn"}
+    found: dict[str, Any] = {"labels": "as given, in turn" if pictures.labels else "every class in turn"}
 
     def by_class(classes: int) -> np.ndarray | None:
         if pictures.labels or reference.labels is None:
@@ -266,6 +264,8 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
         evaluations = sampling.network_evaluations(made.config, made.spec)
         config = {name: to_dict(made.config)[name] for name in ("sample", "diffusion", "model")}
         of_each = None if made.labels is None else np.bincount(made.labels).tolist()
+        if of_each is None:
+            found["labels"] = None
         chosen: dict[str, Any] = {"item": pictures.weights, "seed": pictures.seed, "batch": pictures.batch}
         if pictures.weights.endswith(SUFFIX):
             there = read_metadata(Path(pictures.weights))
@@ -296,36 +296,6 @@ def gather_real(
             evaluation.images_of(source, index, batch=batch), extract, name=name, moments_of=moments_of, keep=keep,
             labels=labels, progress=progress,
         )  # fmt: skip
-
-
-def check_features(real: Real) -> None:
-    """Raise `InputError` for a name that there is not, before anything is read."""
-    if real.features is not None:
-        evaluation.check_name(real.features, resize=real.resize)
-    elif real.resize is not None:
-        raise InputError(f"--resize {real.resize}: is of Inception's features; give --features inception:FILE too")
-
-
-def features_name(real: Real, shape: tuple[int, int, int], source: Source | None, stored: str | None = None) -> str:
-    """What is asked for, what the statistics are in, or what fits the images."""
-    asked = stored if real.features == "classifier" and stored is not None else real.features
-    if stored in ("classifier", "inception") and asked in (None, "classifier"):
-        raise InputError(
-            f"{real.reference}: is in the features of {stored}; give --features {stored}:FILE, those weights"
-        )
-    fitting = evaluation.default_features(shape, None if source is None else source.num_classes)
-    return asked or stored or fitting
-
-
-def features_of(real: Real, asked: str, shape: tuple[int, int, int], source: Source | None, name: str) -> Features:
-    """The features of that name; a classifier is trained now if there is none yet."""
-    space = evaluation.features(
-        asked, shape, source=source, source_name=name, resize=real.resize,
-        progress=partial(tqdm, desc="classifier", unit="step"),
-    )  # fmt: skip
-    if asked == "classifier":
-        print(f"classifier of {name}: {evaluation.kept_classifier(space.description['sha256'])}")
-    return space
 
 
 @contextmanager

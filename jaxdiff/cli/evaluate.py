@@ -24,16 +24,14 @@ from jaxdiff.cli.compared import (
     Reference,
     Samples,
     bar,
-    check_features,
     check_files,
-    features_name,
-    features_of,
     from_files,
     from_network,
     reference_of,
     refuse_others,
     sha256_of,
 )
+from jaxdiff.cli.features import check_features, features_name, features_of
 from jaxdiff.cli.out import check_file, check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.config import to_dict
@@ -100,6 +98,8 @@ def evaluate(
         raise InputError("--metrics lpips and --lpips TRUNK LINEAR, its weights: give both or none")
     if samples is None and pictures.run is None and pictures.pretrained is None:
         raise InputError("give --run RUN or --pretrained PATH, whose samples are made now, or --samples FILE or FOLDER")
+    if bits == ["bits_per_dim_ode"] and not of_features and pictures.variance is not None:
+        raise InputError(f"--variance {pictures.variance}: is of the ancestral sampler's bound; leave it out")
     if bits and not of_features:
         refuse_others(pictures, "run", *OF_BITS, why=f"--metrics {bits[0]}: takes no samples")
         if num is not None:
@@ -311,9 +311,8 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
             found = losses.evaluate(params, told(), jax.random.key(pictures.seed), program)
         if not math.isfinite(found[name]):
             raise InputError(f"--metrics {name}: is {found[name]}: this network's outputs are not finite")
-        sampler = {"clip": made.config.sample.clip, "variance": build.variance_of(made.config)}
-        if name == "bits_per_dim_ode":  # which has neither
-            sampler = {}
+        clip, noise = made.config.sample.clip, build.variance_of(made.config)
+        sampler = {"clip": clip, "variance": noise} if name == "bits_per_dim_vlb" else {}  # the ODE has neither
         variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
         about = {
             "name": pictures.run, "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params),

@@ -11,14 +11,12 @@ from jaxdiff import evaluation
 from jaxdiff.cli.compared import (
     Real,
     bar,
-    check_features,
-    features_name,
-    features_of,
     from_files,
     from_network,
     gather_real,
     reference_of,
 )
+from jaxdiff.cli.features import check_features, features_name, features_of
 from jaxdiff.cli.out import check_file, check_numbers, save
 from jaxdiff.cli.pictures import Pictures
 from jaxdiff.evaluation import size_of

@@ -161,7 +161,7 @@ def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple
         if file.suffix == SUFFIX:
             if pictures.step is not None:
                 raise InputError(f"--step chooses a checkpoint, and --weights {file} is in none; leave one out")
-            runs.check_file(file, config)
+            runs.check_weights_file(file, config)
             return config, spec, lambda: (file.name, runs.read_weights(file, config, spec)), False
         runs.check_weights(run, config, item=pictures.weights, step=pictures.step)
 

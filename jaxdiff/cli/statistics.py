@@ -6,7 +6,8 @@ from typing import Annotated
 import tyro
 
 from jaxdiff import evaluation
-from jaxdiff.cli.compared import Real, check_features, features_name, features_of, gather_real, source_of
+from jaxdiff.cli.compared import Real, gather_real, source_of
+from jaxdiff.cli.features import check_features, features_name, features_of
 from jaxdiff.cli.out import check_file, check_numbers
 from jaxdiff.typing import InputError
 

@@ -11,6 +11,7 @@ from jaxdiff.features import Features
 from jaxdiff.models.convnet import ConvNet
 from jaxdiff.pretrained import efficientnet_file
 from jaxdiff.typing import InputError
+from jaxdiff.weights import read_metadata
 
 NAMES = ("pixels", "classifier", "classifier:FILE", "efficientnet_lite0", "inception:FILE")
 
@@ -58,7 +59,7 @@ class Planned(NamedTuple):
 
 def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | None) -> Planned:
     """What is known of the features of that name, one of `NAMES`, on such images; `InputError` for a classifier of
-    images without labels.
+    images without labels. Of a file of weights only what it says of itself is read.
 
     >>> planned("classifier", (28, 28, 1), 10)
     Planned(name='classifier', dimensions={'pool': 128, 'logits': 10})
@@ -68,6 +69,9 @@ def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | Non
         check_labels(num_classes)
     if kind in ("efficientnet_lite0", "inception") and image_shape[-1] not in (1, 3):
         raise InputError(f"--features {name}: images of 1 or 3 channels, got {image_shape[-1]}; give --channels 3")
+    if kind == "classifier" and name != kind:
+        about = read_metadata(Path(name.partition(":")[2])).get("classifier")
+        num_classes = about.get("num_classes") if isinstance(about, dict) else None
     known = {
         "pixels": {"pool": math.prod(image_shape)},
         "classifier": {"pool": ConvNet.features, "logits": num_classes or 0},
