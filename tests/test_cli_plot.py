@@ -150,7 +150,8 @@ def test_results_that_do_not_compare_are_refused(tmp_path, capsys):
     for content in (b"[]", b'{"metrics": []}', b"\x93" * 1000):
         (tmp_path / "x.json").write_bytes(content)
         message = fails(capsys, main, f"plot metric {tmp_path / 'x.json'} --metric a --against steps --out {out}")
-        assert message == f"error: {tmp_path / 'x.json'}: not a result of jaxdiff evaluate --out FILE.json\n"
+        said = f"error: {tmp_path / 'x.json'}: not a result of jaxdiff evaluate --out FILE.json"
+        assert message.strip() == said
     assert not out.exists()
 
 
