@@ -24,14 +24,15 @@ def features_name(
     real: Real, shape: tuple[int, int, int], source: Source | None, stored: dict[str, Any] | None = None
 ) -> str:
     """What is asked for, what the statistics are in, or what fits the images."""
-    name, asked = (stored or {}).get("name"), real.features
+    stored = stored or {}
+    name, asked = stored.get("name"), real.features
     if name is None:
         return asked or evaluation.default_features(shape, None if source is None else source.num_classes)
     if asked is not None and asked.partition(":")[0] != name:
         raise InputError(f"--features {asked}: {real.reference} is in the features {name}; leave the option out")
     if asked not in (None, name) or name not in ("classifier", "inception"):
         return asked or name
-    weights = str((stored or {}).get("sha256"))
+    weights = str(stored.get("sha256"))
     kept = evaluation.kept_classifier(weights) if name == "classifier" else None
     if kept is None:
         raise InputError(
@@ -48,5 +49,5 @@ def features_of(real: Real, asked: str, shape: tuple[int, int, int], source: Sou
         progress=partial(tqdm, desc="classifier", unit="step"),
     )  # fmt: skip
     if asked == "classifier":
-        print(f"classifier of {name}: {evaluation.kept_classifier(space.description['sha256'])}")
+        print(f"classifier of {name}: {space.file}")
     return space

@@ -11,7 +11,6 @@ from jaxdiff.features import Features
 from jaxdiff.models.convnet import ConvNet
 from jaxdiff.pretrained import efficientnet_file
 from jaxdiff.typing import InputError
-from jaxdiff.weights import read_metadata
 
 NAMES = ("pixels", "classifier", "classifier:FILE", "efficientnet_lite0", "inception:FILE")
 
@@ -70,8 +69,7 @@ def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | Non
     if kind in ("efficientnet_lite0", "inception") and image_shape[-1] not in (1, 3):
         raise InputError(f"--features {name}: images of 1 or 3 channels, got {image_shape[-1]}; give --channels 3")
     if kind == "classifier" and name != kind:
-        about = read_metadata(Path(name.partition(":")[2])).get("classifier")
-        num_classes = about.get("num_classes") if isinstance(about, dict) else None
+        num_classes = spaces.described(Path(name.partition(":")[2]))["num_classes"]
     known = {
         "pixels": {"pool": math.prod(image_shape)},
         "classifier": {"pool": ConvNet.features, "logits": num_classes or 0},

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Features:
       params: `apply`'s, numpy arrays.
       apply: `(params, images) -> outputs`, each float32 `[B, D]`; the images uint8 or floating point `[B, H, W, C]`,
         in 0..255, grey ones repeated to RGB. Pure, so that the caller compiles it.
+      file: of weights, where there is one; `description` has its sha256, which is the same wherever it lies.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Features:
     dimensions: dict[str, int]
     params: PyTree = dataclasses.field(repr=False)
     apply: Callable[[PyTree, Array], dict[str, Array]] = dataclasses.field(repr=False)
+    file: Path | None = None
 
 
 def rgb(images: Array) -> Array:

@@ -1,6 +1,7 @@
 """The features of a small classifier that was trained on the set itself (`evaluation.trained_classifier`)."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,7 @@ def classifier(path: str | Path) -> Features:
       InputError: it cannot be read, or holds other weights.
     """
     path = Path(path)
-    about = weights.read_metadata(path).get("classifier")
-    if not isinstance(about, dict) or not {"image_shape", "num_classes"} <= about.keys():
-        raise InputError(f"{path}: not the weights of such a classifier; leave the file out and one will be trained")
+    about = described(path)
     height, width, channels = about["image_shape"]
     network = ConvNet(num_classes=about["num_classes"])
     x = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
@@ -37,4 +36,12 @@ def classifier(path: str | Path) -> Features:
         return {"pool": pool, "logits": logits}
 
     dimensions = {"pool": network.features, "logits": network.num_classes}
-    return Features("classifier", {"sha256": sha256(path), **about}, dimensions, params, apply)
+    return Features("classifier", {"sha256": sha256(path), **about}, dimensions, params, apply, path)
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What such a file says of itself, `image_shape` and `num_classes` among it; `InputError` for any other."""
+    about = weights.read_metadata(path).get("classifier")
+    if not isinstance(about, dict) or not {"image_shape", "num_classes"} <= about.keys():
+        raise InputError(f"{path}: not the weights of such a classifier; leave the file out and one will be trained")
+    return about

@@ -82,7 +82,7 @@ def inception(path: Path | str, *, resize: Literal["tf1", "clean", "pytorch"] = 
         "resize": f"{chosen.resize.__name__} to 299x299",
         "scaling": chosen.said,
     }
-    return Features("inception", description, DIMENSIONS["inception"], params, apply)
+    return Features("inception", description, DIMENSIONS["inception"], params, apply, Path(path))
 
 
 def efficientnet_lite0(path: Path | str | None = None) -> Features:
@@ -116,7 +116,7 @@ def efficientnet_lite0(path: Path | str | None = None) -> Features:
         "resize": "clean_bicubic to 224x224",
         "scaling": "(x - 127) / 128",
     }
-    return Features("efficientnet_lite0", description, DIMENSIONS["efficientnet_lite0"], params, apply)
+    return Features("efficientnet_lite0", description, DIMENSIONS["efficientnet_lite0"], params, apply, path)
 
 
 def pixels(image_shape: tuple[int, int, int]) -> Features:
