@@ -216,7 +216,7 @@ def test_a_loss_and_the_bits_of_runs(run, tmp_path, capsys):
     assert "own loss, run: " in said
     assert "20 training images of digits" in said
     assert size(tmp_path / "loss.png") == (770, 770)
-    plot(f"bits --run {run} --num 20 --out {tmp_path / 'bits.png'}")
+    plot(f"bits --run {run} --num 20 --against log_snr --out {tmp_path / 'bits.png'}")
     said = capsys.readouterr().out
     main(shlex.split(
         f"evaluate --run {run} --reference-num 20 --metrics bits_per_dim_vlb --out {tmp_path / 'e.json'}"
@@ -237,7 +237,7 @@ def test_figures_of_curves_show_their_means():
     assert len(below.lines) == 1
     (second,) = above.child_axes
     assert [tick.get_text() for tick in second.get_xticklabels()][-1] == "-9.0"
-    (axes,) = figures.bits({"a": (x, np.array([0.1, 0.0]))}, title="T").axes
+    (axes,) = figures.bits({"a": (x, np.array([0.1, 0.0]))}, against="t", title="T").axes
     assert axes.get_yscale() == "log"
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [0.1, np.nan])  # 0 is nowhere on it
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jaxdiff import InputError, Prediction, likelihood, schedules, testing, timesteps
+from jaxdiff import InputError, Prediction, build, likelihood, schedules, testing, timesteps
 from jaxdiff.noise import white_noise
 from jaxdiff.schedules import expand
 
@@ -169,6 +169,27 @@ def test_the_bound_tends_to_the_entropy_with_the_number_of_steps():
         gaps.append(float(found["total"][0]) - 0.5 * np.log2(2 * np.pi * np.e * c**2))
     assert gaps[0] > 4 * gaps[1] > 16 * gaps[2] > 0
     assert gaps[2] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("schedule", "most"),
+    [(VP, 0.005), (FOUR["flow"], 0.005), (schedules.SubVP(), 0.005), (schedules.EDM(), 0.1), (FOUR["ve"], 0.1)],
+    ids=["vp", "flow", "sub_vp", "edm", "ve"],
+)
+def test_the_bound_of_a_run_is_near_the_entropy_on_any_continuous_schedule(schedule, most):
+    """On 1,000 even steps in t the gap is 0.17 bits/dim on EDM's, 39 on VE. There the larger fixed variance is too large
+    where the noise exceeds the data: by exp(d), d = 0.02 the step in log-SNR, which costs d^2 / 4 nats a step."""
+    c = 0.5
+    x0 = jnp.tile(c * jnp.array([-1.0, -1.0, 1.0, 1.0]), (1, 4))
+    denoise = testing.gaussian_denoiser(mean=0.0, std=c, schedule=schedule)
+    chain, times = build.bound_chain(schedule)
+    assert times.shape == (1001,)
+    found = likelihood.vlb(
+        KEY, x0, denoise, schedule=chain, times=times, variance="fixed_large", bins=None, noise=pairs
+    )
+    gap = float(found["total"][0]) - 0.5 * np.log2(2 * np.pi * np.e * c**2)
+    print(gap)
+    assert 0 < gap < most
 
 
 def test_the_bound_with_real_noise_has_its_expectation():

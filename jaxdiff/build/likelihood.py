@@ -1,5 +1,6 @@
 """Bits/dim of a run's network, as a loss of batches of images."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,12 +13,12 @@ from jaxdiff.config import Config
 from jaxdiff.denoise import clip_x0
 from jaxdiff.noise import fold_in
 from jaxdiff.train.step import LossFn
-from jaxdiff.typing import Array, Batch, InputError, PyTree
+from jaxdiff.typing import Array, Batch, InputError, PyTree, Schedule
 
 
-def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.ndarray, LossFn]:
+def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.ndarray, np.ndarray, LossFn]:
     """`likelihood.vlb` of uint8 images, of the ancestral sampler with `sample.variance` and `sample.clip` on all steps
-    of the table, or on `steps` of a continuous schedule.
+    of the table, or on `steps` of a continuous schedule (`bound_chain`).
 
     Args:
       config: of which `diffusion`, `model` and those two of `sample` are read.
@@ -25,12 +26,11 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
       steps: of a continuous schedule.
 
     Returns:
-      the times t that the n steps begin at, decreasing from 1; and the loss, in bits/dim, per example: `total` and
-      `prior` `[B]`, and `terms` `[B, n]`, the last of which is the decoder's. total = prior + sum of terms.
+      the times t that the n steps begin at, decreasing from 1; their log-SNRs; and the loss, in bits/dim, per example:
+      `total` and `prior` `[B]`, and `terms` `[B, n]`, the last of which is the decoder's. total = prior + sum of terms.
     """
     alphas = schedule(config.diffusion)
-    table = alphas.T if isinstance(alphas, schedules.Discrete) else None
-    times = timesteps.uniform(table or steps)
+    chain, times = bound_chain(alphas, steps=steps)
     variance: Any = variance_of(config)
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
@@ -38,10 +38,41 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
         predict = denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None)
         if config.sample.clip:  # a bound of the sampler that clips, which is the better one
             predict = clip_x0(predict, schedule=alphas)
-        found = likelihood.vlb(keys, x0, predict, schedule=alphas, times=times, variance=variance)
+        found = likelihood.vlb(keys, x0, predict, schedule=chain, times=times, variance=variance)
         return {"total": found["total"], "prior": found["prior"], "terms": found["terms"].T}
 
-    return np.asarray(times)[:-1], loss
+    begin = times[:-1]
+    return begin, np.asarray(schedules.log_snr(jnp.asarray(begin, jnp.float32), schedule=alphas)), loss
+
+
+def bound_chain(alphas: Schedule, *, steps: int = 1000) -> tuple[Schedule, np.ndarray]:
+    """The schedule and the grid, from 1 to 0, of `bound_by_step`: a table with all of its times.
+
+    Of a continuous schedule `steps` that are even in log-SNR between -12 and 12, as far as it has them; even in t they
+    may be far too coarse: of EDM's schedule the last would have all of the noise below sigma = 0.08. The last one ends
+    at the data themselves, on VE too, which would stop at its sigma_min.
+
+    >>> bound_chain(schedules.Flow(), steps=4)[1].round(4).tolist()
+    [1.0, 0.8808, 0.1192, 0.0025, 0.0]
+    """
+    if isinstance(alphas, schedules.Discrete):
+        return alphas, timesteps.uniform(alphas.T)
+    times = timesteps.log_snr_uniform(steps, schedule=alphas)
+    times[0] = 1  # the little that is known at a log-SNR of -12 is in the first step
+    return _ToData(alphas), times
+
+
+@dataclasses.dataclass(frozen=True)
+class _ToData:
+    """A schedule that has no noise at t = 0."""
+
+    schedule: Schedule
+
+    def alpha(self, t: Array) -> Array:
+        return jnp.where(t == 0, 1, self.schedule.alpha(t))
+
+    def sigma(self, t: Array) -> Array:
+        return jnp.where(t == 0, 0, self.schedule.sigma(t))
 
 
 def variance_of(config: Config) -> str:
@@ -71,7 +102,7 @@ def bits_per_dim(config: Config, spec: Spec, which: str, *, steps: int = 1000) -
     """
     alphas = schedule(config.diffusion)
     table = alphas.T if isinstance(alphas, schedules.Discrete) else None
-    _, bound = bound_by_step(config, spec, steps=steps)
+    *_, bound = bound_by_step(config, spec, steps=steps)
 
     def vlb(params: PyTree, batch: Batch, keys: Array) -> Array:
         return bound(params, batch, keys)["total"]

@@ -25,6 +25,7 @@ from jaxdiff.train.evaluate import every_term, pmapped
 from jaxdiff.typing import InputError
 
 plot = SubcommandApp()
+AXES = {"time": "t (0 data, 1 noise)", "log_snr": "log-SNR (high: data, low: noise)"}
 COLUMNS, FRAMES = 10, 40  # times shown by default: in a strip, and in an animation
 MEMORY = 2 * 2**30  # bytes of pictures on their way, at most
 plot.command(neighbours)
@@ -116,9 +117,8 @@ def loss(
             terms.setdefault(words, {})[name] = values
     same = all(curve == curves[0] for curve in curves)
     title = f"Error by time, {what}"
-    axis = "t (0 data, 1 noise)" if against == "time" else "log-SNR (high: data, low: noise)"
     second = np.array(curves[0][1]) if same and against == "time" else None
-    save(figures.errors(terms, x, against=axis, title=title, log_snr=second), out)
+    save(figures.errors(terms, x, against=AXES[against], title=title, log_snr=second), out)
     for words, found in terms.items():
         for name, values in found.items():
             print(f"{words}, {name}: {values.mean():.6g}, mean over {values.shape[1]} times and {len(values)} images")
@@ -126,7 +126,13 @@ def loss(
 
 
 @plot.command
-def bits(networks: Annotated[Networks, tyro.conf.arg(name="")], *, out: Path, steps: int = 1000) -> None:
+def bits(
+    networks: Annotated[Networks, tyro.conf.arg(name="")],
+    *,
+    out: Path,
+    against: Literal["time", "log_snr"] = "time",
+    steps: int = 1000,
+) -> None:
     """Draw the terms of the variational bound of images by time, in bits/dim, their total in the legend: that of
     `jaxdiff evaluate --metrics bits_per_dim_vlb`, with all steps of a table. A term of half as many steps is about
     twice as large.
@@ -134,20 +140,21 @@ def bits(networks: Annotated[Networks, tyro.conf.arg(name="")], *, out: Path, st
     Args:
         networks: Of runs.
         out: A .png file.
-        steps: Of a continuous schedule.
+        against: The x axis.
+        steps: Of a continuous schedule, even in log-SNR.
     """
     check_file(out, ".png")
     check_numbers(steps=steps)
     source, what, made = _networks(networks)
     lines = {}
     for name, one in made.items():
-        times, program = build.bound_by_step(one.config, one.spec, steps=steps)
+        times, log_snr, program = build.bound_by_step(one.config, one.spec, steps=steps)
         found = dict(_terms(one, source, program, networks, name))
         total, prior, mean = found["total"].mean(), found["prior"].mean(), found["terms"].mean(0)
         said = f"{name}: {total:.3f} bits/dim in {len(times):,} steps (prior {prior:.2g}, decoder {mean[-1]:.2g})"
-        lines[said] = times, mean
+        lines[said] = times if against == "time" else log_snr, mean
         print(said)
-    save(figures.bits(lines, title=f"Variational bound, {what}"), out)
+    save(figures.bits(lines, against=AXES[against], title=f"Variational bound, {what}"), out)
     print(f"{what}: {out}")
 
 
@@ -247,7 +254,7 @@ def _networks(given: Networks) -> tuple[Source, str, dict[str, Prepared]]:
     num = min(given.num, len(which))
     index = evaluation.some_of(np.arange(len(which)), num, np.random.default_rng(0))
     kind = "held-out" if which is held_out else "training"
-    return Subset(which, index), f"{num:,} {kind} images of {config.data.name}", made
+    return Subset(which, index), f"{num:,} {kind} images of {Path(config.data.name).name}", made
 
 
 def _terms(made: Prepared, source: Source, loss: Any, given: Networks, name: str) -> list[tuple[str, np.ndarray]]:

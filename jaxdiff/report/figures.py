@@ -131,18 +131,19 @@ def errors(
     return figure
 
 
-def bits(terms: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str) -> Figure:
+def bits(terms: Mapping[str, tuple[np.ndarray, np.ndarray]], *, against: str, title: str) -> Figure:
     """The terms of the variational bound by time, in bits/dim, on a logarithmic axis; their sum is the legend's job.
 
     Args:
-      terms: what the legend says -> times `[n]` and the mean terms `[n]`, in bits/dim.
+      terms: what the legend says -> times or log-SNRs `[n]` and the mean terms `[n]`, in bits/dim.
+      against: what the x axis says.
       title: of the figure.
     """
     figure = _figure(7, 4.5)
     axes = figure.subplots()
-    for i, (name, (times, values)) in enumerate(terms.items()):
-        axes.plot(times, np.where(values > 0, values, np.nan), color=f"C{i}", linewidth=1.5, label=name)
-    axes.set(xlabel="t (0 data, 1 noise)", ylabel="term of the bound (bits/dim)", yscale="log", title=title)
+    for i, (name, (x, values)) in enumerate(terms.items()):
+        axes.plot(x, np.where(values > 0, values, np.nan), color=f"C{i}", linewidth=1.5, label=name)
+    axes.set(xlabel=against, ylabel="term of the bound (bits/dim)", yscale="log", title=title)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return figure
