@@ -226,6 +226,14 @@ def test_a_loss_and_the_bits_of_runs(run, tmp_path, capsys):
     assert size(tmp_path / "bits.png") == (770, 495)
 
 
+def test_ticks_stand_at_what_was_measured_unless_their_labels_overlap():
+    measured = {"ddim": (5, 10, 20, 50), "unipc": (6, 19, 49)}
+    found = [result(1 / n, steps=n, sampler=sampler) for sampler, steps in measured.items() for n in steps]
+    drawn = lines(found, against="network_evaluations")
+    (axes,) = figures.metric(drawn, against="x", log=True).axes
+    assert sorted(axes.get_xticks()) == [5, 6, 10, 20, 50]
+
+
 def test_figures_of_curves_show_their_means():
     x = np.array([0.5, 1.0])
     terms = {"eps": {"a": np.array([[1.0, 3.0], [3.0, 5.0]]), "b": np.ones((2, 2))}, "own": {"a": np.ones((2, 2))}}

@@ -80,11 +80,16 @@ def metric(drawn: Drawn, *, against: str, log: bool = False, floor: float | None
     if any(p[2] is not None for line in drawn.lines for p in line.points):
         axes.plot([], [], color="0.5", marker="_", markersize=10, linestyle="none", label=drawn.intervals)
     axes.set(xlabel=against, ylabel=drawn.metric, title=drawn.title)
-    every = sorted({p[0] for line in drawn.lines for p in line.points})
+    every = sorted({p[0] for line in drawn.lines for p in line.points}, reverse=True)
+    place = np.log(every) if log else np.array(every)
+    shown = [0]
+    for i in range(1, len(every)):  # of values whose labels would overlap only the largest
+        if place[shown[-1]] - place[i] > (place[0] - place[-1]) / 25:
+            shown.append(i)
     if log:
         axes.set_xscale("log")
-    if len(every) <= 8:
-        axes.set_xticks(every, [f"{x:g}" for x in every])
+    if len(shown) <= 8:
+        axes.set_xticks([every[i] for i in shown], [f"{every[i]:g}" for i in shown])
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif not log:
         axes.xaxis.set_major_locator(MaxNLocator(8))
