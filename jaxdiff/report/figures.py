@@ -144,13 +144,13 @@ def bits(terms: Mapping[str, tuple[np.ndarray, np.ndarray]], *, against: str, ti
       against: what the x axis says.
       title: of the figure.
     """
-    figure = _figure(7, 4.5)
+    figure = _figure(7, 4.2 + 0.3 * len(terms))
     axes = figure.subplots()
     for i, (name, (x, values)) in enumerate(terms.items()):
         axes.plot(x, np.where(values > 0, values, np.nan), color=f"C{i}", linewidth=1.5, label=name)
     axes.set(xlabel=against, ylabel="term of the bound (bits/dim)", yscale="log", title=title)
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    figure.legend(loc="outside lower center")  # its lines are long, and the curves run from corner to corner
     return figure
 
 
