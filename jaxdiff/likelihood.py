@@ -51,7 +51,8 @@ def vlb(
       denoise: `(x_t, t) -> Prediction`.
       schedule: gives alpha and sigma.
       times: `[n + 1]`, decreasing from 1 to 0: the grid that is sampled on. Of a table `timesteps.uniform(T)` for the
-        bound of the papers, `trailing` for that of fewer steps.
+        bound of the papers, `trailing` for that of fewer steps. Of a continuous schedule what is even in t may be far
+        too coarse, and one with sigma(0) > 0 does not end at the data: see `build.bound_chain`.
       variance: of the reverse process; see `process.reverse_log_var`. `fixed_large` is the true one as long as the
         noise is small against the spread of the data, `fixed_small` that of data at points.
       bins: the decoder's levels; None: the data is continuous.

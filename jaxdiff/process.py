@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 
 from jaxdiff.noise import white_noise
-from jaxdiff.schedules import alpha_sigma, as_float, check_choice, expand, safe_sqrt
+from jaxdiff.schedules import Discrete, alpha_sigma, as_float, check_choice, expand, safe_sqrt
 from jaxdiff.typing import Array, InputError, Noise, Prediction, Schedule
 
 Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
@@ -121,8 +121,8 @@ def check_variance(variance: str) -> None:
 def posterior_log_var(s: Array, t: Array, *, schedule: Schedule) -> Array:
     """`log Var[x_s | x_t, x_0] = log(sigma_s^2 sigma_ts^2 / sigma_t^2)`, in the shape of the times.
 
-    At sigma(s) = 0 the posterior is a point; there the next step of the same length, from 2 t to t, gives the number
-    (or, where that passes t = 1, the transition's variance), so that the logarithm is finite.
+    At sigma(s) = 0 the posterior is a point. There it is the transition's variance, that of the noise on the data, so
+    that the logarithm is finite; of a table that of the next step, from 2 t to t, unless it has but one.
 
     >>> from jaxdiff.schedules import from_betas
     >>> schedule = from_betas([0.1, 0.5])
@@ -134,8 +134,10 @@ def posterior_log_var(s: Array, t: Array, *, schedule: Schedule) -> Array:
     """
 
     s, t = as_float(s), as_float(t)
-    first = (schedule.sigma(s) == 0) & (t < 1)
-    start, end = jnp.where(first, t, s), jnp.where(first, jnp.minimum(2 * t, 1), t)
+    start, end = s, t
+    if isinstance(schedule, Discrete):
+        first = (schedule.sigma(s) == 0) & (t < 1)
+        start, end = jnp.where(first, t, s), jnp.where(first, jnp.minimum(2 * t, 1), t)
     small = (schedule.sigma(start) / schedule.sigma(end)) ** 2 * transition(start, end, schedule=schedule)[1]
     return jnp.log(jnp.where(small > 0, small, transition(s, t, schedule=schedule)[1]))
 

@@ -136,8 +136,8 @@ def joint_of_reverse(schedule, times, variance):
         ratio = a[i] / a[j]
         large = v[i] - ratio**2 * v[j]
         small = v[j] * large / v[i]
-        if small == 0:  # the next step's, as improved DDPM does, of the same length
-            t, later = times[i], 2 * times[i]
+        if small == 0:  # of a table the next step's, as improved DDPM does
+            t, later = times[i], 2 * times[i] if isinstance(schedule, schedules.Discrete) else np.inf
             a1, v1, a2, v2 = (
                 f(u) ** p for u in (t, min(later, 1)) for f, p in ((schedule.alpha, 1), (schedule.sigma, 2))
             )

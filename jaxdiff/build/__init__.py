@@ -3,7 +3,7 @@
 from jaxdiff.build.data import source, sources
 from jaxdiff.build.diffusion import SCHEDULES, TIMES, measured, preconditioning, schedule, times_seen
 from jaxdiff.build.evaluation import errors_by_time, evaluating, evaluation, times_shown
-from jaxdiff.build.likelihood import bits_per_dim, bound_by_step, bound_chain, variance_of
+from jaxdiff.build.likelihood import bits_per_dim, bound_by_step, bound_chain, bound_settings
 from jaxdiff.build.names import check_options, named
 from jaxdiff.build.networks import Spec, denoiser, init_params, model, network, with_lora
 from jaxdiff.build.sample import SPACINGS, check_unused, sampler, times
@@ -20,8 +20,8 @@ from jaxdiff.build.training import (
 
 __all__ = [
     "SCHEDULES", "SPACINGS", "TIMES", "Spec", "averages", "bits_per_dim", "bound_by_step", "bound_chain",
-    "check_options", "check_unused", "denoiser", "errors_by_time", "eval_loss_fn", "evaluate_every", "evaluating",
-    "evaluation", "init_params", "learning_rate", "loss_fn", "measured", "model", "named", "network", "optimizer",
-    "preconditioning", "sampler", "schedule", "source", "sources", "steps_per_call", "times", "times_seen",
-    "times_shown", "trained", "variance_of", "with_lora",
+    "bound_settings", "check_options", "check_unused", "denoiser", "errors_by_time", "eval_loss_fn", "evaluate_every",
+    "evaluating", "evaluation", "init_params", "learning_rate", "loss_fn", "measured", "model", "named", "network",
+    "optimizer", "preconditioning", "sampler", "schedule", "source", "sources", "steps_per_call", "times",
+    "times_seen", "times_shown", "trained", "with_lora",
 ]  # fmt: skip

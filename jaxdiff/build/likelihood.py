@@ -31,7 +31,7 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
     """
     alphas = schedule(config.diffusion)
     chain, times = bound_chain(alphas, steps=steps)
-    variance: Any = variance_of(config)
+    variance: Any = bound_settings(config)["variance"]
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
@@ -75,13 +75,21 @@ class _ToData:
         return jnp.where(t == 0, 0, self.schedule.sigma(t))
 
 
-def variance_of(config: Config) -> str:
-    """That of `bound_by_step`: `sample.variance`, or what the network learned, or the larger of the fixed ones.
+def bound_settings(config: Config, *, steps: int = 1000) -> dict[str, Any]:
+    """What `bound_by_step` is the bound of besides the network, for a result to say: the ancestral sampler's `clip` and
+    `variance` (`sample.variance`, or what the network learned, or the larger of the fixed ones), `steps`, `spacing`.
 
-    >>> variance_of(Config())
-    'fixed_large'
+    >>> bound_settings(Config())
+    {'clip': True, 'variance': 'fixed_large', 'steps': 1000, 'spacing': 'uniform'}
     """
-    return config.sample.variance or ("learned_range" if config.diffusion.learned_variance else "fixed_large")
+    alphas = schedule(config.diffusion)
+    table = alphas.T if isinstance(alphas, schedules.Discrete) else None
+    return {
+        "clip": config.sample.clip,
+        "variance": config.sample.variance or ("learned_range" if config.diffusion.learned_variance else "fixed_large"),
+        "steps": table or steps,
+        "spacing": "uniform" if table else "log_snr",
+    }
 
 
 def bits_per_dim(config: Config, spec: Spec, which: str, *, steps: int = 1000) -> LossFn:
@@ -100,25 +108,24 @@ def bits_per_dim(config: Config, spec: Spec, which: str, *, steps: int = 1000) -
     Raises:
       InputError: another name.
     """
-    alphas = schedule(config.diffusion)
-    table = alphas.T if isinstance(alphas, schedules.Discrete) else None
-    *_, bound = bound_by_step(config, spec, steps=steps)
-
-    def vlb(params: PyTree, batch: Batch, keys: Array) -> Array:
-        return bound(params, batch, keys)["total"]
-
-    def ode(params: PyTree, batch: Batch, keys: Array) -> Array:
-        start = 1 / table if table else 1e-5
-        predict = denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None)
-
-        def log_density(keys: Array, x: Array) -> Array:
-            return likelihood.ode(keys, x, predict, schedule=alphas, start=start).log_density
-
-        return likelihood.dequantised(fold_in(keys, 0), batch["image"], log_density)
-
     if which not in ("vlb", "ode"):
         raise InputError(f"bits_per_dim: expected vlb or ode, got {which!r}")
-    bits = vlb if which == "vlb" else ode
+    if which == "vlb":
+        *_, bound = bound_by_step(config, spec, steps=steps)
+
+        def bits(params: PyTree, batch: Batch, keys: Array) -> Array:
+            return bound(params, batch, keys)["total"]
+    else:
+        alphas = schedule(config.diffusion)
+        start = 1 / alphas.T if isinstance(alphas, schedules.Discrete) else 1e-5
+
+        def bits(params: PyTree, batch: Batch, keys: Array) -> Array:
+            predict = denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None)
+
+            def log_density(keys: Array, x: Array) -> Array:
+                return likelihood.ode(keys, x, predict, schedule=alphas, start=start).log_density
+
+            return likelihood.dequantised(fold_in(keys, 0), batch["image"], log_density)
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         found = bits(params, batch, keys)

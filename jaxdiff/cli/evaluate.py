@@ -311,13 +311,12 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
             found = losses.evaluate(params, told(), jax.random.key(pictures.seed), program)
         if not math.isfinite(found[name]):
             raise InputError(f"--metrics {name}: is {found[name]}: this network's outputs are not finite")
-        clip, noise = made.config.sample.clip, build.variance_of(made.config)
-        sampler = {"clip": clip, "variance": noise} if name == "bits_per_dim_vlb" else {}  # the ODE has neither
+        bound = build.bound_settings(made.config) if name == "bits_per_dim_vlb" else {}
         variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
         about = {
             "name": pictures.run, "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params),
             "seed": pictures.seed, "images": len(source), "of": reference.name, "sha256": digest.hexdigest(),
-            **reference.about, "batch": size, **sampler,
+            **reference.about, "batch": size, **bound,
             **{section: to_dict(made.config)[section] for section in ("diffusion", "model")},
         }  # fmt: skip
         return {

@@ -58,7 +58,7 @@ class Planned(NamedTuple):
 
 def planned(name: str, image_shape: tuple[int, int, int], num_classes: int | None) -> Planned:
     """What is known of the features of that name, one of `NAMES`, on such images; `InputError` for a classifier of
-    images without labels. Of a file of weights only what it says of itself is read.
+    images without labels or of a file that is none. Of such a file only what it says of itself is read.
 
     >>> planned("classifier", (28, 28, 1), 10)
     Planned(name='classifier', dimensions={'pool': 128, 'logits': 10})
