@@ -208,8 +208,11 @@ def test_errors_by_time_of_a_network_that_says_nothing(schedule):
 
 
 @pytest.mark.slow
-def test_a_loss_and_the_bits_of_runs(run, tmp_path, capsys):
+def test_a_loss_and_the_bits_of_runs(run, tmp_path, capsys, monkeypatch):
     """The bits are those of `jaxdiff evaluate`."""
+    drawn = {}
+    draw = figures.bits
+    monkeypatch.setattr(figures, "bits", lambda terms, **how: (drawn.update(terms, **how), draw(terms, **how))[1])
     plot(f"loss --run {run} --num 20 --batch 16 --own --out {tmp_path / 'loss.png'}")
     said = capsys.readouterr().out
     assert "mean squared error of eps, run: " in said
@@ -223,6 +226,12 @@ def test_a_loss_and_the_bits_of_runs(run, tmp_path, capsys):
     ))  # fmt: skip
     bits = json.loads((tmp_path / "e.json").read_text())["metrics"]["bits_per_dim_vlb"]
     assert f"run: {bits:.3f} bits/dim in 1,000 steps" in said
+    assert drawn.pop("against").startswith("log-SNR")
+    assert drawn.pop("title") == "Variational bound, 20 training images of digits"
+    ((x, _),) = drawn.values()
+    f = np.cos(np.pi / 2 * (np.arange(1001) / 1000 + 0.008) / 1.008) ** 2  # the cosine table, with betas up to 0.999
+    alpha_bar = np.cumprod(np.maximum(f[1:] / f[:-1], 0.001))[::-1]
+    np.testing.assert_allclose(x, np.log(alpha_bar / (1 - alpha_bar)), atol=1e-3)
     assert size(tmp_path / "bits.png") == (770, 495)
 
 
@@ -232,6 +241,10 @@ def test_ticks_stand_at_what_was_measured_unless_their_labels_overlap():
     drawn = lines(found, against="network_evaluations")
     (axes,) = figures.metric(drawn, against="x", log=True).axes
     assert sorted(axes.get_xticks()) == [5, 6, 10, 20, 50]
+    for log, steps, ticks in ((True, (5, 800, 1000), [5, 1000]), (False, (10, 40, 1000), [40, 1000])):
+        drawn = lines([result(1 / n, steps=n) for n in steps], against="network_evaluations")
+        (axes,) = figures.metric(drawn, against="x", log=log).axes
+        assert sorted(axes.get_xticks()) == ticks
 
 
 def test_figures_of_curves_show_their_means():

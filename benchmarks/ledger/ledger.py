@@ -331,7 +331,8 @@ def table() -> str:
 PICTURES = """
 ## Fashion-MNIST in pictures
 
-Samples after 2,000 steps of training, the same noise in every row:
+Samples after 2,000 steps of training, the same noise in every row, by each run's own sampler: 50 steps of DDIM, but 18
+of Heun's method for EDM and 25 for flow:
 
     python benchmarks/ledger/ledger.py pictures --out pictures.png
 
@@ -351,8 +352,9 @@ The terms of the variational bound of 16 training images:
 
 ![terms of the bound against log-SNR](bits.png)
 
-* eps and the hybrid, log-SNR below -7: their terms are some four times those of v. An error of eps is there one of x0
-  times sigma / alpha; many of their samples above are black and white, or specks.
+* eps and the hybrid (one curve), log-SNR below -9: their terms are three to four times those of v (whose curve lies
+  under x0's). An error of eps is there sigma / alpha times as large in x0; many of their samples above are black and
+  white, or specks.
 * x0, on the right: where little noise is left its error does not fall, and counts with the SNR. 34 of its 55.7 bits/dim
   are the decoder's, the last of 1,000 steps.
 * EDM, on the left: the larger of the fixed variances is too large where the noise exceeds the data, by exp(d) with the
@@ -395,7 +397,7 @@ def headline(row: Row, found: dict[str, Any]) -> str:
 
 
 def pictures(args: argparse.Namespace) -> None:
-    """Of every experiment on Fashion-MNIST that has been trained: a row each, of the same noise by the same sampler."""
+    """Of each experiment on Fashion-MNIST that has been trained: a row of the same noise, by the run's own sampler."""
     from matplotlib.figure import Figure
 
     found = {}

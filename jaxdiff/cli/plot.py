@@ -140,7 +140,7 @@ def bits(
     Args:
         networks: Of runs.
         out: A .png file.
-        against: The x axis.
+        against: The x axis. A step that begins without any signal has no place on that of log_snr.
         steps: Of a continuous schedule, even in log-SNR.
     """
     check_file(out, ".png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,9 +83,10 @@ def metric(drawn: Drawn, *, against: str, log: bool = False, floor: float | None
     axes.set(xlabel=against, ylabel=drawn.metric, title=drawn.title)
     every = sorted({p[0] for line in drawn.lines for p in line.points}, reverse=True)
     place = np.log(every) if log else np.array(every)
+    label = 0.02 * max(2, *(len(f"{x:g}") for x in every), 0)  # of the axis
     shown = [0]
     for i in range(1, len(every)):  # of values whose labels would overlap only the largest
-        if place[shown[-1]] - place[i] > (place[0] - place[-1]) / 25:
+        if place[shown[-1]] - place[i] > label * (place[0] - place[-1]):
             shown.append(i)
     if log:
         axes.set_xscale("log")
@@ -144,10 +146,12 @@ def bits(terms: Mapping[str, tuple[np.ndarray, np.ndarray]], *, against: str, ti
       against: what the x axis says.
       title: of the figure.
     """
-    figure = _figure(7, 4.2 + 0.3 * len(terms))
+    labels = [textwrap.fill(name, 80) for name in terms]
+    figure = _figure(7, 4.2 + 0.3 * sum(1 + label.count("\n") for label in labels))
     axes = figure.subplots()
-    for i, (name, (x, values)) in enumerate(terms.items()):
-        axes.plot(x, np.where(values > 0, values, np.nan), color=f"C{i}", linewidth=1.5, label=name)
+    for i, (label, (x, values)) in enumerate(zip(labels, terms.values(), strict=True)):
+        marker = "." if len(x) == 1 else None
+        axes.plot(x, np.where(values > 0, values, np.nan), color=f"C{i}", linewidth=1.5, marker=marker, label=label)
     axes.set(xlabel=against, ylabel="term of the bound (bits/dim)", yscale="log", title=title)
     axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside lower center")  # its lines are long, and the curves run from corner to corner
