@@ -83,10 +83,10 @@ def metric(drawn: Drawn, *, against: str, log: bool = False, floor: float | None
     axes.set(xlabel=against, ylabel=drawn.metric, title=drawn.title)
     every = sorted({p[0] for line in drawn.lines for p in line.points}, reverse=True)
     place = np.log(every) if log else np.array(every)
-    label = 0.02 * max(2, *(len(f"{x:g}") for x in every), 0)  # of the axis
+    width = 0.02 * max(2, *(len(f"{x:g}") for x in every))  # of a label, of the axis
     shown = [0]
     for i in range(1, len(every)):  # of values whose labels would overlap only the largest
-        if place[shown[-1]] - place[i] > label * (place[0] - place[-1]):
+        if place[shown[-1]] - place[i] > width * (place[0] - place[-1]):
             shown.append(i)
     if log:
         axes.set_xscale("log")
