@@ -100,7 +100,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "ode": {"diffrax", "equinox"},
     "samplers": {"blackjax"},
     "models": {"flax"},
-    "data": {"array_record", "datasets", "grain", "PIL", "tqdm", "sklearn", "tensorflow_datasets"},
+    "data": {"array_record", "datasets", "grain", "PIL", "tqdm", "tensorflow_datasets"},
     "metrics": {"scipy", "sklearn"},
     "train": {"optax", "orbax"},
     "config": {"dacite"},
