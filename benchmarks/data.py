@@ -159,8 +159,8 @@ def waits(images: str, names: list[str], steps: int, batch_size: int | None) -> 
     for config in [root / "configs" / f"{name}.py" for name in names] or sorted((root / "configs").glob("*.py")):
         own = load(config)
         batch = batch_size or own.train.batch_size
-        flags = f"--train.steps {2 * steps} --log.every {steps} --train.batch-size {batch} --log.samples 1"
-        flags += f" --sample.steps 1 --log.checkpoint-every {2 * steps} --log.samples-every {2 * steps}"
+        flags = f"--train.steps {2 * steps} --log.every {steps} --train.batch-size {batch} --log.samples 0"
+        flags += f" --log.checkpoint-every {2 * steps}"
         if own.data.name.startswith("tfds:"):
             size, channels = next(shape for part, shape in SHAPES.items() if part in config.stem)
             flags += f" --data.name {Path(images).absolute()} --data.size {size} --data.channels {channels}"

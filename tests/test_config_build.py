@@ -259,6 +259,8 @@ def test_steps_per_call_by_backend(monkeypatch, steps, every, backend, expected)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     config = Config(train=Train(steps=steps), log=Log(samples_every=every, checkpoint_every=every))
     assert build.steps_per_call(config) == expected
+    none = Config(train=Train(steps=steps), log=Log(samples=0, samples_every=7, checkpoint_every=every))
+    assert build.steps_per_call(none) == expected
 
 
 def test_steps_per_call_of_a_resumed_run_divide_the_step_it_resumes_from(monkeypatch):

@@ -109,8 +109,9 @@ def steps_per_call(config: Config, *, done: int = 0) -> int:
     """
     # `done` steps of a resumed run count too: calls begin there, and must end where something is to be done.
     log = config.log
+    pictures = [log.samples_every] if log.samples else []
     others = [n for n in (log.snapshot_every, evaluate_every(config), config.evaluate.every, done) if n]
-    counts = (config.train.steps, log.samples_every, log.checkpoint_every, *others)
+    counts = (config.train.steps, *pictures, log.checkpoint_every, *others)
     if config.train.steps_per_call is not None:
         for count in counts:
             if count % config.train.steps_per_call:

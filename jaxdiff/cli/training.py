@@ -159,7 +159,7 @@ def _run(job: Job, *, command: str) -> None:
                 *callbacks.evaluating(job, tell_evaluated, _say),
                 *callbacks.comparing(job, tell_evaluated, _say),
                 Every(config.log.checkpoint_every, save),
-                Every(config.log.samples_every, show),
+                *([Every(config.log.samples_every, show)] if config.log.samples else []),
             ]
             try:
                 state = fit(
@@ -186,14 +186,15 @@ def _run(job: Job, *, command: str) -> None:
                 return
             checkpoints.wait()
             # Killed between its last checkpoint and last picture? All must say the same: it is made by all.
-            if hosts.as_first(not _picture(folder, int(state.step)).exists()):
+            if hosts.as_first(not _has_picture(config, folder, int(state.step))):
                 show(state, int(state.step))
     if hosts.first():
         with _going_on("loss.png"):
             plot_loss(folder)
         trace = f", xprof --logdir {folder / 'profile'}" if job.profile else ""
+        pictures_too = f"{folder / 'samples'}, " if config.log.samples else ""
         _tell(
-            f"{job.place.name}: done. Checkpoints, {folder / 'samples'}, {folder / 'loss.png'}, "
+            f"{job.place.name}: done. Checkpoints, {pictures_too}{folder / 'loss.png'}, "
             f"tensorboard --logdir {folder / 'tensorboard'}{trace}\n"
             f"Sample it: {sample_hint(job.place, job.spec)}"
         )
@@ -254,7 +255,11 @@ def _report(job: Job, begun: _Begun) -> Report:
 
 def has_pictures(config: Config, folder: Path, saved: int) -> bool:
     """Whether a run that has all its steps also has all that is made after them."""
-    return _picture(folder, max(saved, config.train.steps)).exists() and (folder / "loss.png").exists()
+    return _has_picture(config, folder, max(saved, config.train.steps)) and (folder / "loss.png").exists()
+
+
+def _has_picture(config: Config, folder: Path, step: int) -> bool:
+    return not config.log.samples or _picture(folder, step).exists()
 
 
 def _picture(folder: Path, step: int) -> Path:

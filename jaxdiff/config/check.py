@@ -58,7 +58,7 @@ def check(config: Config) -> None:
         "sample.temperature": (0 <= config.sample.temperature < math.inf, "0 or more"),
         "sample.guidance": (math.isfinite(config.sample.guidance), "a number"),
         "log.every": (config.log.every >= 1, "at least 1"),
-        "log.samples": (config.log.samples >= 1, "at least 1"),
+        "log.samples": (config.log.samples >= 0, "0 (no pictures) or more"),
         "log.samples_every": (config.log.samples_every >= 1, "at least 1"),
         "log.checkpoint_every": (config.log.checkpoint_every >= 1, "at least 1"),
         "log.evaluate_every": (

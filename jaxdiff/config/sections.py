@@ -151,7 +151,7 @@ class Log:
     samples_every: int = 5000
     """A grid of samples; the last step has one anyway."""
     samples: int = 64
-    """Pictures in it."""
+    """Pictures in it; 0: no grid, at the last step neither."""
     checkpoint_every: int = 5000
     """Checkpoints; the last step has one anyway."""
     evaluate_every: int | None = None
