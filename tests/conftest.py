@@ -1,5 +1,6 @@
 """Strict JAX for every test: no silent broadcasting of ranks, no silent mixing of dtypes, no warnings."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+gc.set_threshold(50_000, 20, 20)  # little of what tracing makes is garbage, and a tenth of the time went into looking
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,5 +46,5 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.py").write_text(tiny.CONFIG)
     with jax.numpy_dtype_promotion("standard"):
-        train_main(["--config", str(folder / "tiny.py"), "--run", str(folder / "run")])
+        train_main(["--config", str(folder / "tiny.py"), "--run", str(folder / "run"), "--log.samples", "10"])
     return folder

@@ -20,7 +20,7 @@ from jaxdiff.train.snapshots import Snapshots
 from jaxdiff.weights import named, read_metadata
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-COMMAND = "--config tiny.py --train.steps 40 --log.checkpoint-every 20 --log.samples-every 40"
+COMMAND = "--config tiny.py --train.steps 40 --log.checkpoint-every 20"
 LENGTHS = "--train.ema-lengths 0.05 0.1 --log.snapshot-every 4"
 
 

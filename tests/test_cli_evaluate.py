@@ -309,11 +309,7 @@ def test_a_run_without_labels_on_data_that_has_them(tmp_path, monkeypatch):
     """Its data's labels are there for a classifier, and not for its network."""
     (tmp_path / "tiny.py").write_text(tiny.CONFIG.replace("guidance=1.5", "guidance=1.0"))
     monkeypatch.chdir(tmp_path)
-    train_main(
-        shlex.split(
-            "--config tiny.py --run run --data.labels False --diffusion.steps 20 --train.steps 2 --log.samples-every 2"
-        )
-    )
+    train_main(shlex.split("--config tiny.py --run run --data.labels False --diffusion.steps 20 --train.steps 2"))
     space = trained_classifier(digits(), "digits", training=Training(steps=1), folder=tmp_path)
     (file,) = tmp_path.glob("classifier-*.safetensors")
     options = f"--run run --num 150 --features classifier:{file} --metrics frechet bits_per_dim_vlb --reference-num 140"

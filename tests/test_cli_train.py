@@ -84,6 +84,15 @@ def test_a_finished_run_says_so_and_how_to_continue(here, trained, capsys):
     assert [line["step"] for line in read_metrics(here / "run" / "metrics.jsonl")] == list(range(1, 13))
 
 
+def test_no_pictures_if_none_are_asked_for(here, capsys):
+    command = shlex.split("--config tiny.py --run run --train.steps 3 --log.samples 0")
+    train_main(command)
+    assert "done. Checkpoints, run/loss.png" in capsys.readouterr().out
+    assert not (here / "run" / "samples").exists()
+    train_main(command)
+    assert "run: finished, 3 of 3 steps" in capsys.readouterr().out
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(here, capsys):
     train_main(shlex.split("--config tiny.py --dry-run --train.batch_size 8 --seed 5"))
     out = capsys.readouterr().out
@@ -150,7 +159,7 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
         ("--config tiny.py --sample.sampler dimm", ["unknown sampler", "Did you mean ddim?"]),
         ("--config tiny.py --sample.steps 2000", ["2000 steps", "table of 1000"]),
         ("--config tiny.py --train.label-dropout 0", ["guidance 1.5", "label_dropout is 0"]),
-        ("--config tiny.py --train.steps-per-call 4", ["must divide", "(6, 3, 2)"]),
+        ("--config tiny.py --log.samples 1 --train.steps-per-call 4", ["must divide", "(6, 3, 2)"]),
         ("--config tiny.py --data.name digit", ["unknown data set", "digits", ".npz"]),
         ("--config tiny.py --data.name tfds:no_such_set", ["unknown data set tfds:no_such_set", ".npz"]),
         ("--config tiny.py --data.name tfds:mnist --data.dir empty", ["could not be loaded", "empty", "--data.dir"]),
@@ -234,7 +243,7 @@ def test_a_run_killed_before_its_last_picture_is_completed_by_the_same_command(h
     shutil.copytree(trained / "run", here / "run")
     (here / "run" / "samples" / "step_000006.png").unlink()
     (here / "run" / "loss.png").unlink()
-    train_main(shlex.split("--config tiny.py --run run"))
+    train_main(shlex.split("--config tiny.py --run run --log.samples 10"))
     assert "run: done" in capsys.readouterr().out
     with (
         Image.open(here / "run" / "samples" / "step_000006.png") as made,
@@ -290,7 +299,7 @@ def test_bf16_remat_adamw_cosine_and_a_continuous_schedule_train(here):
         shlex.split(
             "--config tiny.py --data.name images.npz --data.flip True --diffusion.schedule flow --diffusion.kind "
             "velocity --model.dtype bfloat16 --model.remat products --optim.name adamw --optim.weight-decay 0.1 "
-            "--optim.decay cosine --train.steps 3 --log.samples-every 3 --log.checkpoint-every 3 "
+            "--optim.decay cosine --train.steps 3 --log.samples 10 --log.checkpoint-every 3 "
             "--sample.sampler ddpm --sample.variance fixed_small --train.steps-per-call 3 --model.scale-shift False"
         )
     )

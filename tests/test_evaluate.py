@@ -158,7 +158,7 @@ def test_splits_are_for_data_that_has_some(capsys):
 def test_a_run_evaluates_its_moving_average_and_a_resumed_one_finds_the_same(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(tiny.CONFIG)
-    command = "--config tiny.py --data.holdout 50 --log.evaluate-every 3 --log.samples 10"
+    command = "--config tiny.py --data.holdout 50 --log.evaluate-every 3"
     train_main(shlex.split(f"{command} --run whole"))
     train_main(shlex.split(f"{command} --run parts --train.steps 4"))
     train_main(shlex.split(f"{command} --run parts"))

@@ -25,7 +25,7 @@ config = Config(
     optim=Optim(learning_rate=1e-2, warmup=0, name="adamw", weight_decay=0.1),
     train=Train(steps=2, batch_size=16, ema_decay=0.5),
     sample=Sample(steps=2, guidance=1.5),
-    log=Log(every=1, samples=1, samples_every=2, checkpoint_every=2),
+    log=Log(every=1, samples=0, checkpoint_every=2),
 )
 """
 SPEC = build.Spec((8, 8, 1), 10)

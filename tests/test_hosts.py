@@ -15,7 +15,7 @@ from jaxdiff.report import read_metrics
 from jaxdiff.train.checkpoint import saved_steps
 
 STEPS, SOON = 60, 60  # of the whole run; seconds in which a process must notice what happened to the other
-TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6", "--log.samples-every", "60")
+TINY = ("--config", "tiny.py", "--log.checkpoint-every", "6")
 
 
 @pytest.fixture

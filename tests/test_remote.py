@@ -43,7 +43,7 @@ def another_machine(monkeypatch, tmp_path):
 
 
 def train(tmp_path, *args, code=0):
-    command = ["--config", str(tmp_path / "tiny.py"), "--run", URL, *args]
+    command = ["--config", str(tmp_path / "tiny.py"), "--run", URL, "--log.samples", "10", *args]
     if not code:
         return train_main(command)
     with pytest.raises(SystemExit) as caught:

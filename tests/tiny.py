@@ -1,4 +1,7 @@
-"""The smallest run that goes through everything (real digits, a U-Net of one level, six steps), and seven images."""
+"""The smallest run that goes through everything (real digits, a U-Net of one level, six steps), and seven images.
+
+Pictures, which take a fifth of its time, are for those who ask: `--log.samples 10`.
+"""
 
 import numpy as np
 
@@ -10,7 +13,7 @@ config = Config(
     optim=Optim(learning_rate=1e-3, warmup=2),
     train=Train(steps=6, batch_size=16, ema_decay=0.9),
     sample=Sample(steps=3, guidance=1.5),
-    log=Log(every=1, samples=10, samples_every=3, checkpoint_every=2, keep=2),
+    log=Log(every=1, samples=0, samples_every=3, checkpoint_every=2, keep=2),
 )
 """
 
