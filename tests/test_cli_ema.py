@@ -214,7 +214,7 @@ def test_weights_of_sample(here, tmp_path, capsys):
     save_file(arrays | {"more": np.zeros(1)}, tmp_path / "extra.safetensors")
     save_file(arrays | {first: np.zeros((9, 9))}, tmp_path / "shape.safetensors")
     config = json.loads(metadata["config"])
-    config["diffusion"]["kind"] = "v"
+    config["diffusion"]["kind"] = "eps"
     save_file(arrays, tmp_path / "kind.safetensors", metadata | {"config": json.dumps(config)})
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:-9])
     for name, words in {
@@ -223,7 +223,7 @@ def test_weights_of_sample(here, tmp_path, capsys):
         "missing.safetensors": [f"weights of another network: it has no {first}"],
         "extra.safetensors": ["weights of another network: it has also more"],
         "shape.safetensors": [f"{first} is (9, 9) there"],
-        "kind.safetensors": ["weights of another run, with diffusion.kind 'v', not 'eps'"],
+        "kind.safetensors": ["weights of another run, with diffusion.kind 'eps', not 'v'"],
         "cut.safetensors": ["not readable"],
         "w.safetensors --step 40": ["--step chooses a checkpoint"],
     }.items():

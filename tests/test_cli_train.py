@@ -120,7 +120,7 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
         ("--config broken.py", ["does not run", "NameError", "Confg"]),
         ("--config typo.py", ["unexpected keyword argument 'stepz'", "Did you mean steps?"]),
         ("--config illtyped.py", ["illtyped.py", "train.steps", "int"]),
-        ("--config tiny.py --diffusion.schedule flow", ["kind eps says nothing of the data at t = 1"]),
+        ("--config tiny.py --diffusion.schedule flow --diffusion.kind eps", ["kind eps says nothing of the data at t = 1"]),
         ("--config tiny.py --optim.weight-decay 0.1", ["optim.weight_decay", "only adamw"]),
         ("--config tiny.py --optim.b1 1.5", ["optim.b1", "0 <= b1 < 1"]),
         (
@@ -131,9 +131,9 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
         ("--config tiny.py --train.steps many", ["--train.steps", "many"]),
         ("--config tiny.py --train.steps 0", ["--train.steps 0", "at least 1"]),
         ("--config tiny.py --optim.learning-rate -1", ["optim.learning_rate", "positive"]),
-        ("--config tiny.py --model.channels 6", ["model.channels", "multiple of 4"]),
-        ("--config tiny.py --model.multipliers 1 1 1 1 1", ["divisible by 16", "8x8"]),
-        ("--config tiny.py --model.heads 3", ["cannot be split into 3 heads"]),
+        ("--config unet.py --model.channels 6", ["model.channels", "multiple of 4"]),
+        ("--config unet.py --model.multipliers 1 1 1 1 1", ["divisible by 16", "8x8"]),
+        ("--config unet.py --model.heads 3", ["cannot be split into 3 heads"]),
         ("--config tiny.py --diffusion.schedule cosin", ["unknown schedule 'cosin'", "Did you mean cosine?"]),
         ("--config tiny.py --diffusion.schedule-options beta 1", ["no option 'beta'", "max_beta"]),
         ("--config tiny.py --diffusion.kind noise", ["unknown prediction kind 'noise'", "eps"]),
@@ -172,6 +172,7 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
     ],
 )
 def test_errors_come_before_anything_is_written(here, capsys, args, words):
+    (here / "unet.py").write_text(tiny.U_NET)
     (here / "empty.py").write_text("x = 1\n")
     (here / "wrong.py").write_text("config = {}\n")
     (here / "broken.py").write_text("config = Confg()\n")
@@ -293,17 +294,18 @@ def test_images_held_out_that_cannot_be_read_are_no_reason_to_end(here, capsys, 
 
 def test_bf16_remat_adamw_cosine_and_a_continuous_schedule_train(here):
     """The settings that no other test turns, together, for two finite steps; npz images without labels."""
+    (here / "unet.py").write_text(tiny.U_NET)
     rng = np.random.default_rng(0)
     np.savez("images.npz", images=rng.integers(0, 256, (20, 8, 12, 3), np.uint8))
     train_main(
         shlex.split(
-            "--config tiny.py --data.name images.npz --data.flip True --diffusion.schedule flow --diffusion.kind "
+            "--config unet.py --data.name images.npz --data.flip True --diffusion.schedule flow --diffusion.kind "
             "velocity --model.dtype bfloat16 --model.remat products --optim.name adamw --optim.weight-decay 0.1 "
             "--optim.decay cosine --train.steps 3 --log.samples 10 --log.checkpoint-every 3 "
             "--sample.sampler ddpm --sample.variance fixed_small --train.steps-per-call 3 --model.scale-shift False"
         )
     )
-    lines = read_metrics(here / "runs" / "tiny" / "metrics.jsonl")
+    lines = read_metrics(here / "runs" / "unet" / "metrics.jsonl")
     assert np.isfinite([line["loss"] for line in lines]).all()
 
 

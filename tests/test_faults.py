@@ -30,12 +30,13 @@ CONFIG = """
 import os, signal, sys, time
 from pathlib import Path
 from jaxdiff.cli import training
-from jaxdiff.config import Config, Data, Log, Optim, Sample, Train, UNet
+from jaxdiff.config import Config, Data, Diffusion, DiT, Log, Optim, Sample, Train
 from jaxdiff.report import Report
 
 config = Config(
     data=Data(name="digits.npy"),
-    model=UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.1),
+    diffusion=Diffusion(kind="v"),
+    model=DiT(width=16, depth=1, heads=2, patch=2, dropout=0.1),
     optim=Optim(learning_rate=1e-3, warmup=2),
     train=Train(steps=32, batch_size=16, ema_decay=0.9),
     sample=Sample(steps=2),

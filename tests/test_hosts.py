@@ -120,44 +120,41 @@ def test_data_that_one_cannot_read_end_both_and_the_last_checkpoint_goes_on(fold
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("own", "message"),
-    [
-        (((), ("--config", "gone.py")), "gone.py"),
-        (((), ("--train.batch-size", "7")), "batch size 7 cannot be shared evenly by 2 devices"),
-        (((), ("--no-such-flag",)), "no-such-flag"),
-    ],
-)
-def test_what_is_wrong_with_one_is_said_by_it_and_the_other_does_not_hang(folder, own, message):
-    other, wrong = begin(folder, "--run", "run", own=own)
-    code, out, err = ended(wrong, within=300)
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in out + err
-    code, _, err = ended(other, within=SOON)
-    assert code != 0
-    assert "error: " in err
-    assert "another process of this run has died" in err or "one of them has died" in err
-    assert not (folder / "run").exists()
+def test_what_is_wrong_with_one_is_said_by_it_and_the_other_does_not_hang(folder):
+    """Three runs at once, for the others only wait."""
+    wrongs = {
+        "gone.py": ("--config", "gone.py"),
+        "batch size 7 cannot be shared evenly by 2 devices": ("--train.batch-size", "7"),
+        "no-such-flag": ("--no-such-flag",),
+    }
+    runs = [begin(folder, "--run", f"run {i}", own=((), own)) for i, own in enumerate(wrongs.values())]
+    for message, (other, wrong) in zip(wrongs, runs):
+        code, out, err = ended(wrong, within=300)
+        assert code == 2
+        assert message in err
+        assert "Traceback" not in out + err
+        code, _, err = ended(other, within=SOON)
+        assert code != 0
+        assert "error: " in err
+        assert "another process of this run has died" in err or "one of them has died" in err
+    assert not list(folder.glob("run *"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("own", "messages"),
-    [
-        (((), ("--optim.learning-rate", "0.125")), ("not started alike:\n  config.optim: ", "0.125")),
-        ((("--run", "a"), ("--run", "b")), ("not started alike:\n  run.json in --run: ", "missing")),
-    ],
-)
-def test_processes_that_were_not_started_alike_say_so_and_end(folder, own, messages):
-    both = begin(folder, own=own)
-    said = ""
-    for code, _, err in [ended(process, within=200) for process in both]:
-        assert code == 2
-        assert messages[0] in err
-        assert "Traceback" not in err
-        said += err
-    assert messages[1] in said
+def test_processes_that_were_not_started_alike_say_so_and_end(folder):
+    cases = {
+        ("not started alike:\n  config.optim: ", "0.125"): ((), ("--optim.learning-rate", "0.125")),
+        ("not started alike:\n  run.json in --run: ", "missing"): (("--run", "a"), ("--run", "b")),
+    }
+    runs = [begin(folder, own=own) for own in cases.values()]
+    for messages, both in zip(cases, runs):
+        said = ""
+        for code, _, err in [ended(process, within=200) for process in both]:
+            assert code == 2
+            assert messages[0] in err
+            assert "Traceback" not in err
+            said += err
+        assert messages[1] in said
 
 
 @pytest.mark.slow

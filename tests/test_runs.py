@@ -1,4 +1,4 @@
-"""The real scripts as processes: killed and resumed bitwise, and the same numbers on 1, 2 and 4 devices."""
+"""The real scripts as processes: killed and resumed bitwise, and the same pictures on 1, 2 and 4 devices."""
 
 import random
 import re
@@ -20,14 +20,17 @@ import kill
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "tiny.py").write_text(tiny.CONFIG)
+    (tmp_path / "unet.py").write_text(tiny.U_NET)
     return tmp_path
+
+
+PICTURES = ("--log.samples", "10", "--log.samples-every", "100", "--log.checkpoint-every", "8")
 
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_and_rerun_is_bitwise_the_uninterrupted_run(folder):
     """benchmarks/kill.py with fewer kills, all on one run; there is what is compared, and what 30 gave."""
-    (folder / "kill.py").write_text(kill.CONFIG)
-    command = ("--config", "kill.py", "--train.steps", "100", "--log.every", "1")
+    command = ("--config", "tiny.py", "--train.steps", "100", *PICTURES)
     kill.finish(command, folder / "first")  # compiles
     lasts = kill.finish(command, folder / "whole")
     seed = str(random.randrange(10**6))
@@ -38,8 +41,7 @@ def test_kill_9_at_random_moments_and_rerun_is_bitwise_the_uninterrupted_run(fol
 
 def test_what_kill_py_compares_can_differ(folder):
     """Its verdict is not empty: another seed, a lost line and a step twice are found."""
-    (folder / "kill.py").write_text(kill.CONFIG)
-    command = ("--config", "kill.py", "--train.steps", "8", "--log.every", "1")
+    command = ("--config", "tiny.py", "--train.steps", "8", *PICTURES)
     for run, seed in (("a", 0), ("b", 0), ("c", 1)):
         kill.finish((*command, "--seed", str(seed)), folder / run)
     assert kill.differences(folder / "b", folder / "a", 8) == []
@@ -56,20 +58,16 @@ def test_what_kill_py_compares_can_differ(folder):
 
 
 @pytest.mark.slow
-def test_one_two_and_four_devices_give_the_same_losses_and_the_same_pictures(folder):
-    """Also with dropout: an example's mask, noise and time are its own, wherever it is."""
-    losses, images = [], []
+def test_one_two_and_four_devices_make_the_same_pictures(folder):
+    """Of the same training: test_parallel.py."""
+    finish(start(folder, "--config", "unet.py", "--run", "run"))
+    images = []
     for devices in (1, 2, 4):
-        run = f"devices{devices}"
-        finish(start(folder, "--config", "tiny.py", "--run", run, "--train.steps", "12", devices=devices))
-        losses.append([m["loss"] for m in read_metrics(folder / run / "metrics.jsonl")])
-        sample = ("--run", "devices1", "--num", "10", "--batch", "8", "--sampler", "ddpm", "--out", f"{run}.npz")
+        sample = ("--run", "run", "--num", "10", "--batch", "8", "--sampler", "ddpm", "--out", f"{devices}.npz")
         finish(start(folder, *sample, script="sample.py", devices=devices))
-        with np.load(folder / f"{run}.npz") as file:
+        with np.load(folder / f"{devices}.npz") as file:
             images.append(file["images"].astype(int))
-    assert len(losses[0]) == 12
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
+    assert images[0].std() > 10
     assert max(np.abs(images[0] - other).max() for other in images[1:]) <= 1
 
 

@@ -1,21 +1,27 @@
-"""The smallest run that goes through everything (real digits, a U-Net of one level, six steps), and seven images.
+"""The smallest run that goes through everything (real digits, a transformer of one block, six steps), and seven images.
 
-Pictures, which take a fifth of its time, are for those who ask: `--log.samples 10`.
+Pictures, which take a fifth of its time, are for those who ask: `--log.samples 10`. `U_NET` is the same of a U-Net of
+one level, whose start takes half as long again.
 """
 
 import numpy as np
 
 CONFIG = """
-from jaxdiff.config import Config, Log, UNet, Optim, Sample, Train
+from jaxdiff.config import Config, Diffusion, DiT, Log, Optim, Sample, Train, UNet
 
 config = Config(
-    model=UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.1),
+    diffusion=Diffusion(kind="v"),
+    model=DiT(width=16, depth=1, heads=2, patch=2, dropout=0.1),
     optim=Optim(learning_rate=1e-3, warmup=2),
     train=Train(steps=6, batch_size=16, ema_decay=0.9),
     sample=Sample(steps=3, guidance=1.5),
     log=Log(every=1, samples=0, samples_every=3, checkpoint_every=2, keep=2),
 )
 """
+U_NET = CONFIG.replace(
+    "DiT(width=16, depth=1, heads=2, patch=2, dropout=0.1)",
+    "UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.1)",
+)
 
 rng = np.random.default_rng(0)
 GREY = rng.integers(0, 256, (7, 5, 6, 1), np.uint8)
