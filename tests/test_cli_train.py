@@ -120,7 +120,10 @@ def test_a_hyphen_and_an_underscore_are_the_same(here, field, capsys):
         ("--config broken.py", ["does not run", "NameError", "Confg"]),
         ("--config typo.py", ["unexpected keyword argument 'stepz'", "Did you mean steps?"]),
         ("--config illtyped.py", ["illtyped.py", "train.steps", "int"]),
-        ("--config tiny.py --diffusion.schedule flow --diffusion.kind eps", ["kind eps says nothing of the data at t = 1"]),
+        (
+            "--config tiny.py --diffusion.schedule flow --diffusion.kind eps",
+            ["kind eps says nothing of the data at t = 1"],
+        ),
         ("--config tiny.py --optim.weight-decay 0.1", ["optim.weight_decay", "only adamw"]),
         ("--config tiny.py --optim.b1 1.5", ["optim.b1", "0 <= b1 < 1"]),
         (
