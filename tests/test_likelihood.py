@@ -145,9 +145,8 @@ def test_the_bound_is_the_closed_form_of_the_gaussian_chain(name, variance):
     values = m + c * np.array([-1.0, 1.0])  # has the mean and the variance of the data
     x0 = np.repeat(values, 2)[:, None].repeat(4, axis=1).reshape(2, 8)
     denoise = testing.gaussian_denoiser(mean=m, std=c, schedule=schedule)
-    run = lambda x0: likelihood.vlb(
-        KEY, x0, denoise, schedule=schedule, times=grid, variance=variance, bins=None, noise=pairs
-    )
+    options = {"schedule": schedule, "times": grid, "variance": variance, "bins": None, "noise": pairs}
+    run = jax.jit(lambda x0: likelihood.vlb(KEY, x0, denoise, **options))
     with jax.enable_x64(True):
         found = run(jnp.asarray(x0))
         terms, prior = gaussian_chain(values, schedule, grid, m, c, variance)
@@ -196,7 +195,8 @@ def test_the_bound_of_a_run_is_near_the_entropy_on_any_continuous_schedule(name,
     denoise = testing.gaussian_denoiser(mean=0.0, std=c, schedule=schedule)
     chain, times = build.bound_chain(schedule)
     assert times.shape == (1001,)
-    found = likelihood.vlb(KEY, x0, denoise, schedule=chain, times=times, variance=variance, bins=None, noise=pairs)
+    bound = partial(likelihood.vlb, schedule=chain, times=times, variance=variance, bins=None, noise=pairs)
+    found = jax.jit(lambda x0: bound(KEY, x0, denoise))(x0)
     gap = float(found["total"][0]) - 0.5 * np.log2(2 * np.pi * np.e * c**2)
     assert 0 < gap < (0.1 if variance == "fixed_small" or name in ("edm", "ve") else 0.005)
 
@@ -216,7 +216,8 @@ def test_the_bound_with_real_noise_has_its_expectation():
     n, m, c, grid = 3000, 0.2, 0.4, timesteps.quadratic(8)
     x0 = jnp.full((n, 2), 0.5)
     denoise = testing.gaussian_denoiser(mean=m, std=c, schedule=VP)
-    found = likelihood.vlb(KEY, x0, denoise, schedule=VP, times=grid, variance="fixed_small", bins=None)
+    bound = partial(likelihood.vlb, schedule=VP, times=grid, variance="fixed_small", bins=None)
+    found = jax.jit(lambda x0: bound(KEY, x0, denoise))(x0)
     assert found["terms"].shape == (8, n)
     terms, _ = gaussian_chain(np.array(0.5), VP, grid, m, c, "fixed_small")
     error = np.asarray(found["terms"]).std(1) / np.sqrt(n)
@@ -230,7 +231,7 @@ def test_the_bound_with_real_noise_has_its_expectation():
         assert np.all(np.abs(values.mean(1) - expected) < 5 * values.std(1) / np.sqrt(n) + 1e-5)
 
     # An example's terms belong to its key.
-    few = likelihood.vlb(KEY, x0[:3], denoise, schedule=VP, times=grid, variance="fixed_small", bins=None)
+    few = bound(KEY, x0[:3], denoise)
     np.testing.assert_allclose(few["terms"], found["terms"][:, :3], rtol=1e-5)
 
 
@@ -260,7 +261,7 @@ def test_the_bound_is_traced_once_and_has_gradients():
         return likelihood.vlb(KEY, x0, denoise, **options, bins=None)["total"].mean()
 
     x0 = 0.4 + 0.3 * jax.random.normal(KEY, (50, 4))
-    slope = jax.grad(total)
+    slope = jax.jit(jax.grad(total))
     assert float(slope(0.0, x0)) < -0.5 < 0.5 < float(slope(0.8, x0))  # the best mean lies between
     assert len(calls) <= 2
 

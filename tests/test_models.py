@@ -294,6 +294,6 @@ def test_float64_is_float64_throughout(name):
         precise = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, args))
         program = jax.make_jaxpr(lambda p, x, c: net.apply(p, x, c, args[2]))(precise[0], *precise[1][:2])
         assert "f32[" not in str(program)
-        exact = net.apply(precise[0], *precise[1][:2], args[2])
+        exact = jit(lambda p, x, c: net.apply(p, x, c, args[2]))(precise[0], *precise[1][:2])
     assert exact.dtype == np.float64
     np.testing.assert_allclose(y, exact, atol=1e-4 * np.abs(exact).max())

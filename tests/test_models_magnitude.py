@@ -116,18 +116,18 @@ def test_convolution_is_that_of_its_weights():
 ])  # fmt: skip
 def test_a_kernel_s_norm_says_nothing(layer, args):
     """Scaled by powers of 2, per output, nothing changes to the bit; so the gradient is orthogonal to the weights."""
-    params = variables(layer, *args)
-    y = layer.apply(params, *args)
+    params, apply = variables(layer, *args), jax.jit(layer.apply)
+    y = apply(params, *args)
 
     def scaled(kernel):
         return kernel * np.float32(2.0) ** (np.arange(kernel.shape[-1]) % 7 - 3).reshape(
             (1,) * (kernel.ndim - 1) + (-1,)
         )
 
-    np.testing.assert_array_equal(layer.apply(jax.tree.map(scaled, params), *args), y)
-    np.testing.assert_allclose(layer.apply(jax.tree.map(lambda w: 1e-6 * w, params), *args), y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(apply(jax.tree.map(scaled, params), *args), y)
+    np.testing.assert_allclose(apply(jax.tree.map(lambda w: 1e-6 * w, params), *args), y, rtol=1e-5, atol=1e-6)
     weights = normal(*y.shape, seed=3)
-    gradients = jax.grad(lambda p: jnp.sum(weights * layer.apply(p, *args)))(params)
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(weights * layer.apply(p, *args))))(params)
     for w, g in zip(jax.tree.leaves(params), jax.tree.leaves(gradients)):
         w, g = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (w, g))
         sizes = np.linalg.norm(w, axis=0) * np.linalg.norm(g, axis=0)

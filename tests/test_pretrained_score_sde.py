@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import torch_file
+from network_table import jit
 
 from jaxdiff import InputError, build, pretrained, schedules
 from jaxdiff.cli import sample_main
@@ -103,9 +104,10 @@ def test_the_process_and_what_the_network_is_told(tmp_path, name):
     loaded = pretrained.load(tmp_path / "m.pth", image_size=8, **options)
     assert (loaded.schedule, loaded.kind) == (schedule, "eps")
     x = np.random.default_rng(1).standard_normal((3, 8, 8, 3)).astype(np.float32)
-    expected = loaded.network.apply(loaded.params, x, told.astype(np.float32))
-    np.testing.assert_allclose(loaded.model()(x, t), expected, rtol=0, atol=1e-3 * np.abs(expected).max())
-    wrong = loaded.network.apply(loaded.params, x, (told * 1.001).astype(np.float32))  # as if it were 1000 t
+    apply = jit(loaded.network.apply)
+    expected = apply(loaded.params, x, told.astype(np.float32))
+    np.testing.assert_allclose(jit(loaded.model())(x, t), expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+    wrong = apply(loaded.params, x, (told * 1.001).astype(np.float32))  # as if it were 1000 t
     assert np.abs(wrong - expected).max() > 2e-3 * np.abs(expected).max()
 
 
