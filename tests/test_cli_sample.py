@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from network_table import first_params, jit
 from PIL import Image
 from test_cli_train import fails
 
@@ -129,7 +130,7 @@ def test_settings_do_not_recompile():
     """Another seed, labels, guidance, eta, temperature or grid is the same program."""
     chex.clear_trace_counter()
     program = sampling.pmapped(chex.assert_max_traces(sampling.generator(CONFIG, SPEC), n=1))
-    params = build.init_params(CONFIG, SPEC, jax.random.key(0))
+    params = first_params(CONFIG, SPEC)
     for i in range(3):
         sample = Sample(
             steps=2, eta=i / 2, guidance=1.5 + i, temperature=0.5 * i, spacing=["trailing", "leading"][i % 2]
@@ -142,17 +143,12 @@ def test_settings_do_not_recompile():
 
 def test_guidance_changes_what_is_sampled_and_one_is_the_conditional_model():
     """With random weights: scale 1 equals the network called once with the labels, scale 3 does not."""
-    params = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
-        build.init_params(CONFIG, SPEC, jax.random.key(0)),
-    )
+    params = first_params(CONFIG, SPEC, noise=0.1)
     schedule = build.schedule(CONFIG.diffusion)
     sampler, times = build.sampler(CONFIG, schedule), jnp.asarray(build.times(CONFIG.sample, schedule))
     args = (jax.random.key(0), jnp.arange(3), jnp.array([1, 5, 7]), sampler, times)
-    none, one, three = (
-        sampling.generator(CONFIG, SPEC)(params, *args, w, jnp.float32(1.0))
-        for w in (None, jnp.float32(1), jnp.float32(3))
-    )
+    generate = jit(sampling.generator(CONFIG, SPEC))
+    none, one, three = (generate(params, *args, w, jnp.float32(1.0)) for w in (None, jnp.float32(1), jnp.float32(3)))
     np.testing.assert_allclose(none, one, atol=1e-4)
     assert float(jnp.abs(one - three).max()) > 0.01
 
@@ -168,7 +164,7 @@ def test_guidance_changes_what_is_sampled_and_one_is_the_conditional_model():
 
 
 def test_pictures_that_are_not_finite_are_refused():
-    params = jax.tree.map(lambda p: p * jnp.nan, build.init_params(CONFIG, SPEC, jax.random.key(0)))
+    params = first_params(CONFIG, SPEC, noise=np.nan)
     config = dataclasses.replace(CONFIG, sample=Sample(steps=2, clip=False))
     program = sampling.pmapped(sampling.generator(config, SPEC))
     with pytest.raises(InputError, match="not finite"):
@@ -178,10 +174,7 @@ def test_pictures_that_are_not_finite_are_refused():
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_bfloat16_stays_near_float32_through_a_thousand_steps(sampler):
     """With random weights: the pictures are finite, and differ by a few of 256 grey levels."""
-    params = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
-        build.init_params(CONFIG, SPEC, jax.random.key(0)),
-    )
+    params = first_params(CONFIG, SPEC, noise=0.1)
     pictures = {}
     for dtype in ("float32", "bfloat16"):
         model = dataclasses.replace(CONFIG.model, dtype=dtype)

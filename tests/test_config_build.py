@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from network_table import jit
+from network_table import first_params, jit
 
 from jaxdiff import InputError, build, samplers, schedules, time_sampling
 from jaxdiff import config as configs
@@ -127,18 +127,11 @@ def of_few_channels(config):
     return dataclasses.replace(config, model=small)
 
 
-def params_of(config):
-    """Random ones: fresh parameters predict 0."""
-    leaves, tree = jax.tree.flatten(jit(lambda key: build.init_params(config, DIGITS, key))(jax.random.key(0)))
-    rng = np.random.default_rng(0)
-    return tree.unflatten([a + 0.05 * rng.standard_normal(a.shape).astype(np.float32) for a in leaves])
-
-
 def test_the_edm_config_is_table_1(batch):
     """Its loss is lambda(sigma) |c_skip x + c_out F(c_in x, c_noise) - x0|^2, in numpy from the network's output."""
     config = of_few_channels(configs.load(ROOT / "configs" / "digits_edm.py"))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, label_dropout=0.0))
-    params, (data, keys) = params_of(config), batch
+    params, (data, keys) = first_params(config, DIGITS, noise=0.05), batch
     sigma = 80 * np.asarray(time_sampling.log_normal(fold_in(keys, 0), schedule=schedules.EDM()))[:, None, None, None]
     x0 = np.asarray(data["image"], np.float32) / 127.5 - 1
     x = x0 + sigma * np.asarray(white_noise(fold_in(keys, 1), x0.shape))
@@ -153,7 +146,7 @@ def test_the_edm_config_is_table_1(batch):
 
 def test_the_hybrid_config_learns_the_variance(batch):
     config = of_few_channels(configs.load(ROOT / "configs" / "digits_hybrid.py"))
-    params, (data, keys) = params_of(config), batch
+    params, (data, keys) = first_params(config, DIGITS, noise=0.05), batch
     terms = jit(build.loss_fn(config, DIGITS))(params, data, keys)
     np.testing.assert_allclose(terms["loss"], terms["simple"] + 0.001 * terms["vlb"], rtol=1e-5)
     alphas = build.schedule(config.diffusion)
@@ -241,10 +234,7 @@ def test_loss_hides_the_asked_share_of_labels_and_only_those():
     losses = {}
     for share in (0.0, 1.0):
         config = Config(model=model, train=Train(label_dropout=share))
-        params = jax.tree.map(
-            lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
-            build.init_params(config, spec, jax.random.key(0)),
-        )
+        params = first_params(config, spec, noise=0.1)
         keys = jax.random.split(jax.random.key(1), 4)
         for labels in ([0, 1, 2, 3], [9, 8, 7, 6]):
             batch = {"image": jnp.asarray(image), "label": jnp.asarray(labels)}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from network_table import first_params
 
 from jaxdiff import InputError, build
 from jaxdiff.cli import train_main
@@ -103,7 +104,7 @@ SPEC = build.Spec((8, 8, 1), 10)
 
 
 def fresh():
-    params = build.init_params(TINY, SPEC, jax.random.key(0))
+    params = first_params(TINY, SPEC)
     return jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
 
 
