@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import build
 from jaxdiff.models import DiT, EDM2UNet, LucidrainsUNet, NCSNpp, UNet, UViT
 from jaxdiff.noise import example_keys
 
@@ -71,13 +70,6 @@ def random_params(net, *args):
         return (size * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
 
     return jax.tree.map(draw, shapes(net, *args))
-
-
-def first_params(config, spec, *, noise=0.0):
-    """A run's parameters before any step, which predict 0, and so much noise upon them."""
-    leaves, tree = jax.tree.flatten(jit(lambda key: build.init_params(config, spec, key))(jax.random.key(0)))
-    rng = np.random.default_rng(0)
-    return tree.unflatten([a + np.float32(noise) * rng.standard_normal(a.shape, np.float32) for a in leaves])
 
 
 @functools.cache

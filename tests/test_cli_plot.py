@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from network_table import first_params
 from PIL import Image
 from test_cli_train import fails
+from tiny import first_params
 
 from jaxdiff import build, evaluation, sampling
 from jaxdiff.build import Spec

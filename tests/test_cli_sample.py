@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from network_table import first_params, jit
+from network_table import jit
 from PIL import Image
 from test_cli_train import fails
+from tiny import first_params
 
 from jaxdiff import InputError, build, sampling
 from jaxdiff.cli import sample_main

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from network_table import first_params, jit
+from network_table import jit
+from tiny import first_params
 
 from jaxdiff import InputError, build, samplers, schedules, time_sampling
 from jaxdiff import config as configs

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from network_table import first_params
+from tiny import first_params
 
 from jaxdiff import InputError, build
 from jaxdiff.cli import train_main

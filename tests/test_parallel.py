@@ -51,8 +51,8 @@ def folder(tmp_path_factory, as_users_compile):
         start_python(
             folder,
             trainings(
-                ["--run", "fsdp8", *FSDP, *PICTURES],
-                ["--run", "fsdp2x4", *FSDP, "--shards", "4"],
+                ["--run", "fsdp8", *FSDP],
+                ["--run", "fsdp2x4", *FSDP, "--shards", "4", *PICTURES],
                 ["--run", "8", *PICTURES],
                 [*moved, *FSDP, "--train.steps", "8"],
             ),
@@ -73,7 +73,7 @@ def folder(tmp_path_factory, as_users_compile):
     return folder
 
 
-PICTURED = ["8", "fsdp8", "2x4", "moved"]
+PICTURED = ["8", "fsdp2x4", "2x4", "moved"]
 OTHERS = ["2", "4", "8", "fsdp8", "fsdp2x4", "accumulated", "2x4", "fsdp, 2x4", "moved"]
 
 

@@ -116,7 +116,8 @@ ENDS = {
 
 
 GRADIENTS = ("zero terminal SNR",)  # the one with both ends; of Flow: test_samplers.py
-HALF_PRECISION = (*GRADIENTS, "edm")  # and the one with the largest sigma; of the cosine: test_samplers.py
+# and one that ends with noise, and the largest sigma; of the cosine: test_samplers.py
+HALF_PRECISION = (*GRADIENTS, "ve", "edm")
 # Not those that are others with another number.
 SAMPLERS_OF_THEIR_OWN = [
     name for name in MAKE if name not in ("euler", "euler_ancestral", "unipc, order 1", "lms, order 2")
@@ -128,7 +129,7 @@ SAMPLERS_OF_THEIR_OWN = [
 @pytest.mark.parametrize("name", SAMPLERS_OF_THEIR_OWN)
 def test_the_whole_grid_from_noise_to_data(name, path):
     """In float32, from t = 1 to 0: point data is hit exactly (on schedules that reach sigma = 0), and Gaussian data gives
-    finite samples, at the hardest ends also in bfloat16, and there finite gradients in x and in every time."""
+    finite samples, at the hardest ends also in bfloat16, and with both ends finite gradients in x and in every time."""
     schedule = ENDS[path]
     sampler, times = MAKE[name](schedule), jnp.asarray(timesteps.uniform(10), jnp.float32)
     x = prior(KEY, (2, 3), schedule=schedule)
