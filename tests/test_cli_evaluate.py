@@ -20,6 +20,7 @@ from jaxdiff.cli import main, sample_main, train_main
 from jaxdiff.cli.compared import _labelled
 from jaxdiff.config import Config, Data
 from jaxdiff.data import digits
+from jaxdiff.data.images import write_samples
 from jaxdiff.evaluation import Training, some_of, trained_classifier
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -126,9 +127,12 @@ def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeyp
     (file,) = (tmp_path / "cache").rglob("classifier-*.safetensors")
     stored = tmp_path / "digits.npz"
     main(shlex.split(f"statistics --reference digits --features classifier:{file} --out {stored}"))
-    np.savez(tmp_path / "some.npz", images=digits().images[:300], labels=digits().labels[:300])
+    for some in ("some.npz", "some"):  # a folder has the labels in its names
+        write_samples(tmp_path / some, digits().images[:300], digits().labels[:300])
     options = f"--samples {tmp_path / 'some.npz'} --reference {stored} --metrics frechet accuracy"
     given = evaluate(tmp_path, f"{options} --features classifier:{file}")
+    folder = f"{options.replace('some.npz', 'some')} --features classifier:{file}"
+    assert evaluate(tmp_path, folder)["metrics"] == given["metrics"]
     for features in ("", "--features classifier"):
         assert evaluate(tmp_path, f"{options} {features}")["metrics"] == given["metrics"]
     file.unlink()

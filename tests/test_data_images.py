@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data.images import check_out, grid, to_uint8, write_png, write_samples
+from jaxdiff.data.images import check_out, grid, labels_in_names, to_uint8, write_png, write_samples
 from jaxdiff.typing import InputError
 
 rng = np.random.default_rng(0)
@@ -122,6 +122,7 @@ def test_samples_as_a_folder_of_png(tmp_path, labels, names):
     for name, image in zip(names, images, strict=True):
         with Image.open(tmp_path / "new" / "samples" / name) as opened:
             np.testing.assert_array_equal(np.asarray(opened), image)
+    np.testing.assert_equal(labels_in_names(names), labels)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from jaxdiff.cli.common import read_run
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.config import Config, Data, check, to_dict
 from jaxdiff.data import Source
+from jaxdiff.data.folder import FolderSource
+from jaxdiff.data.images import labels_in_names
 from jaxdiff.evaluation import Gathered
 from jaxdiff.features import Features
 from jaxdiff.files import sha256
@@ -217,6 +219,8 @@ def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
     index = evaluation.some_of(np.arange(len(source)), num or len(source), np.random.default_rng(0))
     draw = partial(evaluation.images_of, source, index, batch=pictures.batch)
     labels = evaluation.labels_of(source, index)
+    if labels is None and isinstance(source, FolderSource):
+        labels = labels_in_names([source.names[i] for i in index])
     return Samples(name, len(index), source.image_shape, labels, draw, lambda: {"chosen": num})
 
 

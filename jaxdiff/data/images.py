@@ -1,7 +1,9 @@
 """Images at the border: float [-1, 1] <-> uint8, grids, and pictures in files."""
 
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,18 @@ def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, c
         for i, image in enumerate(images):
             name = f"{i:06d}.png" if labels is None else f"{i:06d}_{labels[i]}.png"
             write_png(out / name, image)
+
+
+def labels_in_names(names: Sequence[str]) -> np.ndarray | None:
+    """The labels, int32 `[N]`, in names as `write_samples` gives them; None unless every name has one. Nine digits are
+    more than any set has classes: a longer number, a time's, say, is none.
+
+    >>> labels_in_names(["000000_3.png", "000001_12.png"]).tolist()
+    [3, 12]
+    >>> labels_in_names(["000000_3.png", "000001.png"]), labels_in_names(["000001_1700000000000.png"])
+    (None, None)
+    """
+    found = [re.fullmatch(r"\d{6,}_(\d{1,9})\.png", name) for name in names]
+    if not all(found):
+        return None
+    return np.array([int(match[1]) for match in found if match], np.int32)
