@@ -89,7 +89,7 @@ def test_ema_lengths_of_a_run_and_of_files_of_averages_are_one_line():
     assert [p[:2] for p in line.points] == [(0.05, 4), (0.1, 2), (0.2, 3)]
 
 
-def test_a_figure_of_a_metric_shows_its_numbers(tmp_path):
+def test_a_figure_of_a_metric_shows_its_numbers(tmp_path, capsys):
     """The interval is where it was given, also beside its point; a floor is one line more."""
     found = [result(4.0, steps=5, intervals={"frechet_pixels": [2.0, 3.0]}), result(3.5, steps=20)]
     drawn = lines(found, against="network_evaluations")
@@ -106,6 +106,10 @@ def test_a_figure_of_a_metric_shows_its_numbers(tmp_path):
     files = f"{tmp_path / '0.json'} {tmp_path / '1.json'}"
     plot(f"metric {files} --metric frechet_pixels --against steps --out {tmp_path / 'new' / 'm.png'}")
     assert size(tmp_path / "new" / "m.png") == (770, 495)
+    assert "single points" not in capsys.readouterr().err
+    (tmp_path / "2.json").write_text(json.dumps(result(3.0, sampler="heun")))
+    plot(f"metric {files} {tmp_path / '2.json'} --metric frechet --against steps --out {tmp_path / 'm.png'}")
+    assert "single points, of settings that no other result has: heun\n" in capsys.readouterr().err
 
 
 def test_bits_per_dim_have_the_interval_of_their_standard_error():

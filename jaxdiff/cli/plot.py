@@ -1,6 +1,7 @@
 """`jaxdiff plot`: what a person looks at besides numbers."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,9 @@ def metric(
     )
     for line in drawn.lines:
         print(f"{line.label or drawn.metric}: " + ", ".join(f"{y:.6g} at {x:g}" for x, y, _ in line.points))
+    alone = [line.label for line in drawn.lines if len(line.points) == 1]
+    if alone:
+        print(f"note: single points, of settings that no other result has: {'; '.join(alone)}", file=sys.stderr)
     print(f"{drawn.metric}: {out}")
 
 
