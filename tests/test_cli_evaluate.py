@@ -123,7 +123,7 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
 def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeypatch):
     """In the cache by its weights; where they are not, or others are, that is said."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    trained_classifier(digits(), "digits", training=Training(steps=1))
+    trained_classifier(digits(), training=Training(steps=1))
     (file,) = (tmp_path / "cache").rglob("classifier-*.safetensors")
     stored = tmp_path / "digits.npz"
     main(shlex.split(f"statistics --reference digits --features classifier:{file} --out {stored}"))
@@ -314,7 +314,7 @@ def test_a_run_without_labels_on_data_that_has_them(tmp_path, monkeypatch):
     (tmp_path / "tiny.py").write_text(tiny.CONFIG.replace("guidance=1.5", "guidance=1.0"))
     monkeypatch.chdir(tmp_path)
     train_main(shlex.split("--config tiny.py --run run --data.labels False --diffusion.steps 20 --train.steps 2"))
-    space = trained_classifier(digits(), "digits", training=Training(steps=1), folder=tmp_path)
+    space = trained_classifier(digits(), training=Training(steps=1), folder=tmp_path)
     (file,) = tmp_path.glob("classifier-*.safetensors")
     options = f"--run run --num 150 --features classifier:{file} --metrics frechet bits_per_dim_vlb --reference-num 140"
     found = evaluate(tmp_path, options)

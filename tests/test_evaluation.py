@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxdiff import InputError, evaluation, metrics
-from jaxdiff.data import ArraySource, Subset, digits
+from jaxdiff.data import ArraySource, Subset, array_file, digits
 from jaxdiff.evaluation import Training, trained_classifier
 from jaxdiff.features import Features, classifier, pixels
 
@@ -229,8 +229,8 @@ def test_a_classifier_is_trained_once_and_knows_the_digits(tmp_path):
         steps.append(len(loop))
         return loop
 
-    space = trained_classifier(digits(), "digits", training=training, folder=tmp_path, progress=progress)
-    again = trained_classifier(digits(), "digits", training=training, folder=tmp_path, progress=progress)
+    space = trained_classifier(digits(), training=training, folder=tmp_path, progress=progress)
+    again = trained_classifier(digits(), training=training, folder=tmp_path, progress=progress)
     assert steps == [300]
     assert space.description == again.description
     assert space.description["accuracy"] > 0.9
@@ -250,14 +250,24 @@ def test_a_classifier_is_trained_once_and_knows_the_digits(tmp_path):
 def test_other_images_or_settings_have_another_classifier(tmp_path):
     few = Training(steps=1, batch_size=8)
     for source in (Subset(digits(), np.arange(50)), Subset(digits(), np.arange(50)[::-1])):
-        trained_classifier(source, "digits", training=few, folder=tmp_path)
-        trained_classifier(source, "digits", training=dataclasses.replace(few, seed=1), folder=tmp_path)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+        trained_classifier(source, training=few, folder=tmp_path)
+        trained_classifier(source, training=dataclasses.replace(few, seed=1), folder=tmp_path)
+    first, *rest = sorted(tmp_path.glob("*.safetensors"))
+    assert len(rest) == 3
     with pytest.raises(InputError, match="labels of two classes"):
-        trained_classifier(ArraySource(digits().images), "unlabelled")
-    (tmp_path / "other.safetensors").write_bytes(next(tmp_path.glob("*.safetensors")).read_bytes()[:100])
+        trained_classifier(ArraySource(digits().images))
+    (tmp_path / "other.safetensors").write_bytes(first.read_bytes()[:100])
     with pytest.raises(InputError, match="not readable as a file of weights"):
         classifier(tmp_path / "other.safetensors")
+
+
+def test_the_same_images_under_another_name_have_the_same_classifier_to_the_byte(tmp_path):
+    few, some = Training(steps=2, batch_size=8), digits().gather(np.arange(100))
+    np.savez(tmp_path / "some.npz", images=some["image"], labels=some["label"])
+    for name, source in (("one", Subset(digits(), np.arange(100))), ("two", array_file(tmp_path / "some.npz"))):
+        trained_classifier(source, training=few, folder=tmp_path / name)
+    one, two = (next((tmp_path / name).glob("*.safetensors")).read_bytes() for name in ("one", "two"))
+    assert one == two
 
 
 def test_an_inception_score_does_not_depend_on_the_order_of_classes():

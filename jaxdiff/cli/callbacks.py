@@ -104,7 +104,7 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
     if settings.every is None:
         return []
     space = evaluation.features(
-        _features_name(config, job.spec), job.spec.image_shape, source=job.source, source_name=config.data.name,
+        _features_name(config, job.spec), job.spec.image_shape, source=job.source,
         progress=partial(tqdm, desc="classifier", unit="step", disable=not hosts.first()),
     )  # fmt: skip
     rows = evaluation.chosen(["frechet"], space)

@@ -45,7 +45,7 @@ def features_name(
 def features_of(real: Real, asked: str, shape: tuple[int, int, int], source: Source | None, name: str) -> Features:
     """The features of that name; a classifier is trained now if there is none yet."""
     space = evaluation.features(
-        asked, shape, source=source, source_name=name, resize=real.resize,
+        asked, shape, source=source, resize=real.resize,
         progress=partial(tqdm, desc="classifier", unit="step"),
     )  # fmt: skip
     if asked == "classifier":

@@ -52,13 +52,12 @@ class Training:
 
 
 def trained_classifier(
-    source: Source, name: str, *, training: Training | None = None, progress: Any = iter, folder: Path | None = None
+    source: Source, *, training: Training | None = None, progress: Any = iter, folder: Path | None = None
 ) -> Features:
     """The features of a classifier of a labelled set, from the cache or trained now.
 
     Args:
       source: the images with their labels.
-      name: what it is called in messages.
       training: how.
       progress: what the list of steps is gone through by, such as tqdm.
       folder: the cache; default `features` in `files.cache_folder()`.
@@ -68,11 +67,13 @@ def trained_classifier(
     """
     check_labels(source.num_classes)
     training = training or Training()
-    path = (folder or _kept()) / f"classifier-{_identity(source, training)}.safetensors"
+    identity = _identity(source, training)
+    path = (folder or _kept()) / f"classifier-{identity}.safetensors"
     if not path.is_file():
         params, accuracy = fit(source, training, progress=progress)
         shape = {"image_shape": list(source.image_shape), "num_classes": source.num_classes}
-        about = {"trained_on": name, "accuracy": accuracy, **dataclasses.asdict(training)}
+        # No name or path of the images: the same ones give the same bytes, and so one sha256.
+        about = {"identity": identity, "accuracy": accuracy, **dataclasses.asdict(training)}
         weights.write_weights(path, params, {"classifier": shape | about})
     return classifier(path)
 

@@ -83,7 +83,6 @@ def features(
     image_shape: tuple[int, int, int],
     *,
     source: Source | None = None,
-    source_name: str = "",
     resize: str | None = None,
     progress: Any = iter,
 ) -> Features:
@@ -93,7 +92,6 @@ def features(
       name: one of `NAMES`.
       image_shape: of the images.
       source: what a `classifier` without a file is trained on.
-      source_name: what that is called in messages.
       resize: of `inception`: see `features.inception`.
       progress: see `trained_classifier`.
 
@@ -109,7 +107,7 @@ def features(
             return spaces.classifier(file)
         check_labels(None if source is None else source.num_classes)
         assert source is not None
-        return trained_classifier(source, source_name, progress=progress)
+        return trained_classifier(source, progress=progress)
     if kind == "efficientnet_lite0":
         return spaces.efficientnet_lite0(file or None)
     return spaces.inception(file, resize=resize or "tf1")  # type: ignore[arg-type]
