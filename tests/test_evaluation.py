@@ -120,6 +120,10 @@ def test_too_few_images_for_the_covariance_are_refused_and_few_are_told_of(real)
     assert ["100 samples are few" in said for said in evaluation.warnings(rows, SPACE, few, many)] == [True]
     assert evaluation.warnings(rows, SPACE, many, many) == []
     assert "no line there" in evaluation.warnings(infinity, SPACE, few, many)[0]
+    inception = dataclasses.replace(SPACE, name="inception")  # FID is one of 50,000
+    whole, part = (dataclasses.replace(many, count=count) for count in (50_000, 49_999))
+    assert ["49,999 samples are few" in said for said in evaluation.warnings(rows, inception, part, whole)] == [True]
+    assert evaluation.warnings(rows, inception, whole, whole) == []
 
 
 def test_sets_that_cannot_be_compared_are_refused(real):
@@ -144,6 +148,23 @@ def test_an_interval_by_bootstrap_shrinks_with_the_samples(real):
     low, high = evaluation.frechet_interval(gathered(real[:200]), whole, num=40, seed=0)
     other_low, other_high = evaluation.frechet_interval(gathered(real[:1600]), whole, num=40, seed=0)
     assert 0 < other_high - other_low < (high - low) / 2
+
+
+def test_nineteen_of_twenty_intervals_hold_the_distance_of_gaussians():
+    """Whose means are m apart and whose covariances are D and 1: |m|^2 + |sqrt(D) - 1|^2, though a plain distance of so
+    few samples is above it."""
+    variances, mean, rng = np.linspace(1, 2, 16), np.full(16, 1 / 8), np.random.default_rng(0)
+    distance = (mean**2).sum() + ((np.sqrt(variances) - 1) ** 2).sum()
+    real = evaluation.Gathered("real", None, {"pool": metrics.Moments(2, np.zeros(16), np.eye(16))})
+    held, above = [], []
+    for seed in range(200):
+        x = mean + rng.standard_normal((400, 16)) * np.sqrt(variances)
+        samples = evaluation.Gathered("samples", 400, {"pool": metrics.moments(x)}, {"pool": x})
+        low, high = evaluation.frechet_interval(samples, real, num=60, seed=seed)
+        held.append(low <= distance <= high)
+        above.append(metrics.frechet_distance(samples.moments["pool"], real.moments["pool"]) > distance)
+    assert np.mean(above) > 0.9
+    assert 0.9 <= np.mean(held) <= 0.99  # three standard errors of 200
 
 
 def test_statistics_in_a_file_are_what_they_were(real, tmp_path):

@@ -68,8 +68,10 @@ def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, 
     said = []
     for name, metric in rows.items():
         sizes = [features.dimensions[output] for output in metric.moments]
+        # FID is what papers report of 50,000.
+        enough = 50_000 if features.name == "inception" else min(50_000, 10 * max(sizes, default=0))
         for what, count in (("samples", samples.count), ("images of the reference", reference.count)):
-            few = sizes and count is not None and count < min(50_000, 10 * max(sizes))
+            few = sizes and count is not None and count < enough
             if name == "frechet_infinity" and few and what == "samples":
                 said.append(
                     f"{name}: {count:,} samples are few for {max(sizes):,} features; the line through parts of them is "
