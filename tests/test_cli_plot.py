@@ -11,7 +11,7 @@ from PIL import Image
 from test_cli_train import fails
 from tiny import first_params
 
-from jaxdiff import build, evaluation, sampling
+from jaxdiff import InputError, build, evaluation, sampling
 from jaxdiff.build import Spec
 from jaxdiff.cli import main, sample_main
 from jaxdiff.cli.pictures import Pictures, prepare
@@ -113,14 +113,19 @@ def test_a_figure_of_a_metric_shows_its_numbers(tmp_path, capsys):
 
 
 def test_bits_per_dim_have_the_interval_of_their_standard_error():
-    def one(value, item):
-        about = {"item": item, "weights": "step 6", "images": 50, "of": "digits"}
+    """And bounds with another variance are other lines."""
+
+    def one(value, item, **bound):
+        about = {"item": item, "weights": "step 6", "images": 50, "of": "digits", **bound}
         return {"metrics": {"bits_per_dim_vlb": value, "bits_per_dim_vlb_error": 0.1},
                 "likelihood": {"bits_per_dim_vlb": about}}  # fmt: skip
 
     drawn = lines([one(3.0, "ema_0.1"), one(2.0, "ema_0.2")], metric="bits_per_dim_vlb", against="ema")
     assert drawn.title == "50 images of digits"
     assert drawn.lines[0].points[1][2] == pytest.approx((2 - 0.196, 2 + 0.196))
+    bounds = [one(3.0, f"ema_{length}", variance=v) for length in (0.1, 0.2) for v in ("fixed_small", "fixed_large")]
+    labels = [line.label for line in lines(bounds, metric="bits_per_dim_vlb", against="ema").lines]
+    assert labels == ["bound's variance fixed_large", "bound's variance fixed_small"]
 
 
 def test_results_that_do_not_compare_are_refused(tmp_path, capsys):
@@ -128,6 +133,10 @@ def test_results_that_do_not_compare_are_refused(tmp_path, capsys):
     other = {"features": {"name": "classifier", "sha256": "a" * 64}}
     moved = {"reference": {"name": "digits", "count": 1797, "sha256": "1" * 64}}
     few = {"metrics": {"kernel_pixels": 1.0}}
+    recall = [
+        result(1.0, metrics={"frechet_pixels": 1.0, "recall_pixels": 0.5}, options={"neighbours": k}, steps=k)
+        for k in (3, 5)
+    ]
     for i, (found, against, words) in enumerate(
         [
             ([a, result(1.0, steps=5, count=99)], "steps", "1.json do not compare: the number of samples 100 and 99"),
@@ -152,6 +161,9 @@ def test_results_that_do_not_compare_are_refused(tmp_path, capsys):
         files = " ".join(str(folder / f"{j}.json") for j in range(len(found)))
         message = fails(capsys, main, f"plot metric {files} --metric frechet --against {against} --out {out}")
         assert words in message
+    with pytest.raises(InputError, match="the options neighbours 3, manifold_size None and neighbours 5"):
+        lines(recall, metric="recall", against="steps")
+    assert len(lines(recall, against="steps").lines) == 1  # the distance has nothing to do with them
     for content in (b"[]", b'{"metrics": []}', b"\x93" * 1000):
         (tmp_path / "x.json").write_bytes(content)
         message = fails(capsys, main, f"plot metric {tmp_path / 'x.json'} --metric a --against steps --out {out}")

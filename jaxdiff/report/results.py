@@ -16,6 +16,13 @@ AGAINST = {
     "steps": "steps of the sampler",
 }
 """What a metric may be drawn against, and what the axis says."""
+OPTIONS = {
+    "kernel": ("subsets", "subset_size"), "inception_score": ("splits",), "sliced_wasserstein": ("projections",),
+    **dict.fromkeys(("precision", "recall", "density", "coverage"), ("neighbours", "manifold_size")),
+}  # fmt: skip
+"""What metrics are defined with; Inception's kid is a kernel."""
+OF_BOUND = ("clip", "variance", "steps", "spacing")
+"""What a bound of bits/dim is of, besides the network."""
 
 Key = tuple[tuple[str, Any], ...]
 Interval = tuple[float, float]
@@ -117,8 +124,10 @@ def _compared(result: dict[str, Any], name: str) -> dict[str, Any]:
         about = result["likelihood"][name]
         return {"the real images": [about.get("sha256") or about.get("of"), about.get("images")]}
     real = result.get("reference", {})
+    own = next((own for key, own in OPTIONS.items() if name.replace("kid", "kernel").startswith(key)), ())
     return {
         "the features": result.get("features"),
+        "the options": {key: result.get("options", {}).get(key) for key in own},
         "the number of samples": result.get("samples", {}).get("count"),
         "the real images": [real.get("sha256") or real.get("file_sha256") or real.get("name"), real.get("count")],
     }
@@ -174,6 +183,7 @@ def _settings(about: dict[str, Any], against: str) -> Key:
         "sampler": sample.pop("sampler", None), "run": str(about.get("name", "")), "weights": weights,
         "step": str(step), **sample, "seed": about.get("seed"), "dtype": about.get("model", {}).get("dtype"),
         "classifier": (about.get("classifier") or {}).get("scale"), "classes": _classes(about),
+        **{f"bound's {key}": about[key] for key in OF_BOUND if key in about},
     }  # fmt: skip
     for name in {"network_evaluations": ["steps"], "ema": ["weights"]}.get(against, [against]):
         found.pop(name, None)
@@ -213,8 +223,10 @@ def _short(value: Any) -> str:
     >>> _short(["0123456789abcdef" * 4, 5])
     '0123456789ab, 5'
     """
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "name" in value:
         return ", ".join(_short(part) for name, part in value.items() if name in ("name", "sha256") and part)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(_short(part) for part in value if part is not None)
     return str(value)[:12] if len(str(value)) == 64 else str(value)
