@@ -9,9 +9,10 @@ is not done again. Theirs is their `Unet`, `GaussianDiffusion` and the loop of t
 by ema-pytorch) with its images in memory, where it otherwise decodes files; once with the Trainer's learning rate
 (1e-4) and once with ours (1e-3): the better one counts. Ours is train.py with configs/fashion_mnist_small.py, made as
 wide as theirs, stopped by SIGTERM. Alike: unconditional, 1,000 steps of the cosine table, v prediction, batch 64,
-moving average 0.995, 50 steps of DDIM, parameters within 5 %. Compared: the Frechet distance in the features of a
-classifier of the set (`jaxdiff evaluate`), and the mean squared error in v on held-out images, at the same times and
-with the same noise.
+50 steps of DDIM, parameters within 5 %. Compared: the Frechet distance in the features of a classifier of the set
+(`jaxdiff evaluate`, with its bootstrap's interval), and the mean squared error in v on held-out images, at the same
+times and with the same noise. Both of the moving averages (0.995, which each side warms up in its own way: after a few
+hundred steps theirs, updated every 10, is of older parameters) and of the parameters that training ended with.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 NETWORK = shlex.split("--model.channels 24 --model.multipliers 1 2 3 --model.blocks 2")  # 2 % more than theirs
 STEPS, BATCH, DDIM, DECAY, HELD_OUT = 1000, 64, 50, 0.995, 2000
+ITEMS = {"average": "ema", "parameters": "params"}
 
 
 def images_of(path: str) -> np.ndarray:
@@ -64,14 +66,14 @@ def theirs(args: argparse.Namespace) -> None:
     diffusion = GaussianDiffusion(net, image_size=28, sampling_timesteps=DDIM, **settings)
     adam = torch.optim.Adam(diffusion.parameters(), lr=args.rate, betas=(0.9, 0.99))
     ema = EMA(diffusion, beta=DECAY, update_every=10)
-    weights = args.out / f"{args.side}.pt"
+    weights, models = args.out / f"{args.side}.pt", {"average": ema.ema_model, "parameters": diffusion}
     if weights.exists():
         ema.load_state_dict(torch.load(weights, weights_only=True))
-        averaged = ema.ema_model.eval()
+        model = models[args.weights].eval()
         with torch.no_grad():
-            made = [averaged.sample(batch_size=min(250, args.num - i)) for i in range(0, args.num, 250)]
+            made = [model.sample(batch_size=min(250, args.num - i)) for i in range(0, args.num, 250)]
         samples = (torch.cat(made).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        np.savez_compressed(args.out / f"{args.side}.npz", images=samples)
+        np.savez_compressed(args.out / f"{args.side}, {args.weights}.npz", images=samples)
         return
     images = torch.from_numpy(images_of(args.data).copy()).permute(0, 3, 1, 2).contiguous()
     order, steps = torch.Generator().manual_seed(0), 0
@@ -86,14 +88,16 @@ def theirs(args: argparse.Namespace) -> None:
         steps += 1
     seconds = time.perf_counter() - started
     x, t, noise = (torch.from_numpy(a) for a in held_out(args.test))
-    averaged = ema.ema_model.eval()
-    with torch.no_grad():
+    figures: dict[str, Any] = {"steps": steps, "seconds": seconds, "loss": {}}
+    for name, model in models.items():
+        model.eval()
         errors = []  # not by p_losses, which weighs them by alpha_bar
-        for i in range(0, len(x), 250):
-            x0, at, eps = x[i : i + 250].permute(0, 3, 1, 2), t[i : i + 250], noise[i : i + 250].permute(0, 3, 1, 2)
-            v = averaged.model(averaged.q_sample(x0, at, eps), at)
-            errors.append((v - averaged.predict_v(x0, at, eps)).square().mean())
-    figures = {"steps": steps, "seconds": seconds, "loss": float(torch.stack(errors).mean())}
+        with torch.no_grad():
+            for i in range(0, len(x), 250):
+                x0, eps = (a[i : i + 250].permute(0, 3, 1, 2) for a in (x, noise))
+                v = model.model(model.q_sample(x0, t[i : i + 250], eps), t[i : i + 250])
+                errors.append((v - model.predict_v(x0, t[i : i + 250], eps)).square().mean())
+        figures["loss"][name] = float(torch.stack(errors).mean())
     figures["parameters"] = sum(p.numel() for p in net.parameters())
     torch.save(ema.state_dict(), weights)
     (args.out / f"{args.side}.json").write_text(json.dumps(figures))
@@ -124,7 +128,6 @@ def figures_of_ours(run: Path, test: str) -> dict[str, Any]:
     from jaxdiff import build, losses, runs, schedules
 
     config, spec = runs.load_run(run)
-    step, params = runs.load_weights(run, config, spec)
     x, t, noise = held_out(test)
     schedule = schedules.cosine(STEPS)
 
@@ -134,17 +137,25 @@ def figures_of_ours(run: Path, test: str) -> dict[str, Any]:
         return losses.simple(x0, t, eps, model=model, schedule=schedule, kind="v")["loss"]
 
     times = (t + 1).astype(np.float32) / STEPS
-    parts = [error(params, *(jnp.asarray(a[i : i + 250]) for a in (x, times, noise))) for i in range(0, len(x), 250)]
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return {"steps": step, "loss": float(jnp.concatenate(parts).mean()), "parameters": count}
+    figures: dict[str, Any] = {"loss": {}}
+    for name, item in ITEMS.items():
+        figures["steps"], params = runs.load_weights(run, config, spec, item=item)
+        parts = [
+            error(params, *(jnp.asarray(a[i : i + 250]) for a in (x, times, noise))) for i in range(0, len(x), 250)
+        ]
+        figures["loss"][name] = float(jnp.concatenate(parts).mean())
+        figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return figures
 
 
-def distance(samples: Path, args: argparse.Namespace) -> float:
-    """In the features of a classifier of the set."""
-    out = samples.with_suffix(".evaluation.json")
+def distance(samples: Path, args: argparse.Namespace) -> tuple[float, list[float]]:
+    """In the features of a classifier of the set, and its interval."""
+    out = samples.with_suffix(".json")
     command = ["-m", "jaxdiff", "evaluate", "--samples", str(samples), "--reference", args.data, "--metrics", "frechet"]
-    subprocess.run([sys.executable, *command, "--features", "classifier", "--out", str(out)], cwd=ROOT, check=True)
-    return float(json.loads(out.read_text())["metrics"]["frechet_classifier"])
+    command += ["--features", "classifier", "--bootstrap", "200", "--out", str(out)]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    found = json.loads(out.read_text())
+    return float(found["metrics"]["frechet_classifier"]), found["intervals"]["frechet_classifier"]
 
 
 def main() -> None:
@@ -156,6 +167,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/lucidrains"))
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.data, args.test, args.out = (
@@ -168,8 +180,8 @@ def main() -> None:
         return theirs(args)
     rates, found = {"theirs, 1e-4": 1e-4, "theirs, 1e-3": 1e-3}, {}
 
-    def as_process(side: str) -> None:
-        own = ["--side", side, "--rate", str(rates[side]), "--started", str(time.time())]
+    def as_process(side: str, weights: str = "average") -> None:
+        own = ["--side", side, "--rate", str(rates[side]), "--weights", weights, "--started", str(time.time())]
         given = ["--data", args.data, "--test", args.test, "--minutes", str(args.minutes), "--num", str(args.num)]
         subprocess.run([sys.executable, __file__, *given, "--out", str(args.out), *own], check=True)
 
@@ -181,18 +193,21 @@ def main() -> None:
         if not 60 * args.minutes <= found[side]["seconds"] < 60 * args.minutes + 30:
             raise SystemExit(f"{written}: of another number of --minutes; give another --out")
     load = os.getloadavg()[0]
-    for side in found:  # it is not timed: others may have the cores by now
-        samples = args.out / f"{side}.npz"
-        if not samples.exists() and side in rates:
-            as_process(side)
-        elif not samples.exists():
-            made = ["--num", str(args.num), "--batch", "250", "--out", str(samples)]
-            subprocess.run([sys.executable, "sample.py", "--run", str(args.out / "ours"), *made], cwd=ROOT, check=True)
-    print(f"\n{'':14} parameters   steps  seconds  held-out v error  frechet_classifier  (load {load:.1f})")
-    for side, figures in found.items():
-        far = distance(args.out / f"{side}.npz", args)
-        numbers = f"{figures['parameters']:10,} {figures['steps']:7,} {figures['seconds']:8.0f} {figures['loss']:17.4f}"
-        print(f"{side:14} {numbers} {far:19.3f}")
+    lines = [f"{'':26} parameters   steps  seconds  held-out v error  frechet_classifier, 95 %  (load {load:.1f})"]
+    for weights, item in ITEMS.items():
+        for side, figures in found.items():  # it is not timed: others may have the cores by now
+            samples = args.out / f"{side}, {weights}.npz"
+            if not samples.exists() and side in rates:
+                as_process(side, weights)
+            elif not samples.exists():
+                made = ["--weights", item, "--num", str(args.num), "--batch", "250", "--out", str(samples)]
+                made = ["sample.py", "--run", str(args.out / "ours"), *made]
+                subprocess.run([sys.executable, *made], cwd=ROOT, check=True)
+            far, (low, high) = distance(samples, args)
+            numbers = f"{figures['parameters']:10,} {figures['steps']:7,} {figures['seconds']:8.0f}"
+            numbers += f" {figures['loss'][weights]:17.4f} {far:19.2f}, {low:.2f} to {high:.2f}"
+            lines.append(f"{f'{side}, {weights}':26} {numbers}")
+    print("\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":
