@@ -49,13 +49,18 @@ def test_figures_stand_where_they_belong(ledger, tmp_path, monkeypatch):
     assert "9.5" not in row  # the row's own evaluation was not made yet
     assert "20.25" not in row
     assert "bits per dim vlb 3.5 ± 0.12" in row
-    found["moving average"] = evaluated(whole)
+    found["moving average"] = evaluated(whole) | {"options": "--x 1"}
     (tmp_path / "results.json").write_text(json.dumps({"fashion_eps": found}))
     lines = ledger.table().splitlines()
     assert "| frechet classifier 9.5, bits per dim vlb 3.5 ± 0.12 |" in next(x for x in lines if "run fashion_eps" in x)
     at = lines.index("In the features classifier, sha256 abababababab:")
-    assert lines[at + 2] == "| evaluation | frechet | kernel | samples | network evaluations | time |"
-    assert lines[at + 4] == "| moving average | 9.5 | 0.5 ± 0.25 | 1,000 | 50 | 7 s (load 1.0), 2026-01-02, abc |"
+    assert (
+        lines[at + 2] == "| evaluation | frechet | kernel | samples | network evaluations | time | `jaxdiff evaluate` |"
+    )
+    assert (
+        lines[at + 4]
+        == "| moving average | 9.5 | 0.5 ± 0.25 | 1,000 | 50 | 7 s (load 1.0), 2026-01-02, abc | `--x 1` |"
+    )
     assert lines[at + 5].startswith("| parameters, in the features classifier, sha256 cdcdcdcdcdcd | 20.25 |  | 1,000")
     assert lines[at + 7] == "* bits/dim, vlb: 3.5 ± 0.12; 7 s (load 1.0), 2026-01-02, abc"
     assert sum("not run" in line for line in lines) == len(ledger.ROWS) - 1

@@ -12,6 +12,8 @@ evaluation, with hardware, time and date. It can be stopped and run again.
 import argparse
 import dataclasses
 import datetime
+import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -54,6 +56,7 @@ class Row:
 
 
 CLASSIFIER = "--features classifier --metrics frechet kernel manifold"
+WEIGHTS = "--features classifier:WEIGHTS --metrics frechet kernel manifold"  # of all training images
 FASHION = {
     "moving average": f"--num 1000 {CLASSIFIER}",
     "parameters": f"--num 1000 --weights params {CLASSIFIER}",
@@ -78,6 +81,24 @@ ROWS: dict[str, Row] = {
         None,
         evaluations={
             f"{num:,} of them": f"--samples TEST --num {num} --reference TRAIN {CLASSIFIER}" for num in (1000, 10_000)
+        },
+    ),
+    "fashion_halves": Row(
+        "Fashion-MNIST: one half of the training images in place of samples, the other half the real ones; and noise",
+        None,
+        evaluations={
+            "1,000 of one half": f"--samples HALF --num 1000 --reference REST {WEIGHTS}",
+            "10,000 of one half": f"--samples HALF --num 10000 --reference REST {WEIGHTS}",
+            "30,000, one half": f"--samples HALF --reference REST {WEIGHTS}",
+            "1,000 of uniform noise": f"--samples NOISE --num 1000 --reference REST {WEIGHTS}",
+        },
+    ),
+    "digits_halves": Row(
+        "8x8 digits: one half in place of samples, the other half the real ones; and noise",
+        None,
+        evaluations={
+            "898, one half": f"--samples HALF --reference REST {WEIGHTS}",
+            "898 of uniform noise": f"--samples NOISE --reference REST {WEIGHTS}",
         },
     ),
     "fashion_v": Row("Fashion-MNIST, v", "fashion_mnist_small", evaluations=FASHION | SAMPLERS | BITS),
@@ -149,7 +170,7 @@ ROWS: dict[str, Row] = {
         "",
         {"35 evaluations": INCEPTION},
         "FID 1.97; without augmentation 2.05 (Karras et al. 2022, arXiv 2206.00364, table 2)",
-        "no augmentation but flips",
+        "no augmentation but flips; one FID, where the paper reports the least of three",
         "390,625 steps of 512 images",
     ),
     "cifar10_edm_conditional": Row(
@@ -158,7 +179,7 @@ ROWS: dict[str, Row] = {
         "--data.labels True",
         {"35 evaluations": INCEPTION},
         "FID 1.79; without augmentation 1.88 (Karras et al. 2022, arXiv 2206.00364, table 2)",
-        "no augmentation but flips",
+        "no augmentation but flips; one FID, where the paper reports the least of three",
         "390,625 steps of 512 images",
     ),
     "imagenet64_adm": Row(
@@ -167,20 +188,24 @@ ROWS: dict[str, Row] = {
         "--model.dtype bfloat16",
         {"250 steps": INCEPTION},
         "FID 2.07 (Dhariwal & Nichol 2021, arXiv 2105.05233, section 5.1)",
-        "bfloat16",
+        "bfloat16; the images of Chrabaszcz et al. 2017, as TFDS has them, resized by means of boxes",
         "540,000 steps of 2,048 images: about a month of one H200, 4 days of eight, by the same rule",
     ),
 }
 
 
 def run(name: str, args: argparse.Namespace) -> None:
-    """Train and evaluate one experiment; what is there already, of the same step and options, is not done again."""
+    """Train and evaluate one experiment; what is there, of the same step, options and files, is not done again."""
     row, folder = ROWS[name], args.runs / name
     files = {"TRAIN": args.fashion, "TEST": args.test, "INCEPTION": args.inception}
     trained = {} if row.config is None else train(name, folder, args, files)
+    if any("WEIGHTS" in options for options in row.evaluations.values()):
+        files |= halves(folder, "digits" if name.startswith("digits") else given("TRAIN", files))
     for title, options in row.evaluations.items():
-        there = read().get(name, {}).get(title, {})
-        if there and {key: there.get(key) for key in trained} == trained and not args.again:
+        there, made = read().get(name, {}).get(title, {}), trained | {"options": options}
+        of = {what: sha256(given(what, files)) for what in ("TRAIN", "TEST") if what in options}
+        same = there.get("files", of) == of and {key: there.get(key) for key in made} == made
+        if there and same and not args.again:
             print(f"{name}, {title}: done on {there['date']}; --again does it again")
             continue
         if "INCEPTION" in options and args.inception is None:
@@ -188,19 +213,44 @@ def run(name: str, args: argparse.Namespace) -> None:
             continue
         out = folder / "evaluations" / f"{title.replace('/', ' per ')}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        options = re.sub("TRAIN|TEST|INCEPTION", lambda found: shlex.quote(given(found[0], files)), options)
+        options = re.sub("|".join(files), lambda found: shlex.quote(given(found[0], files)), options)
         began = time.perf_counter()
         command = ["-m", "jaxdiff", "evaluate", *shlex.split(options), "--out", str(out)]
         command += [] if row.config is None else ["--run", str(folder)]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         found = json.loads(out.read_text())
-        figures: dict[str, Any] = {"metrics": found["metrics"], **trained, **hardware(time.perf_counter() - began)}
+        figures: dict[str, Any] = {"metrics": found["metrics"], **made, **hardware(time.perf_counter() - began)}
+        figures |= {"files": of} if of else {}
+        figures |= {"settings": found["options"]} if "options" in found else {}
+        for likelihood in found.get("likelihood", {}).values():
+            figures["images"] = likelihood["images"]
         if "features" in found:
             figures["features"] = {key: found["features"].get(key) for key in ("name", "sha256")}
             figures["samples"] = {
-                key: found["samples"].get(key) for key in ("count", "network_evaluations", "weights_sha256")
+                key: found["samples"].get(key) for key in ("count", "sha256", "network_evaluations", "weights_sha256")
             }
+            figures["reference"] = {key: found["reference"].get(key) for key in ("count", "sha256")}
         store(name, {title: figures})
+
+
+def halves(folder: Path, data: str) -> dict[str, Path | None]:
+    """Two halves of a set, at random, uniform noise, and the classifier of the whole set, in files."""
+    from tqdm import tqdm
+
+    from jaxdiff import build, evaluation
+    from jaxdiff.config import Data
+
+    source = build.source(Data(name=data))
+    order = np.random.default_rng(0).permutation(len(source))
+    half = len(source) // 2
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"HALF": source.gather(order[:half]), "REST": source.gather(order[half:])}
+    shape = (half, *source.image_shape)
+    found["NOISE"] = {"image": np.random.default_rng(1).integers(0, 256, shape, np.uint8)}
+    for name, examples in found.items():
+        np.savez(folder / f"{name}.npz", images=examples["image"])
+    weights = evaluation.trained_classifier(source, progress=tqdm).file
+    return {"WEIGHTS": weights} | {name: folder / f"{name}.npz" for name in found}
 
 
 def train(name: str, folder: Path, args: argparse.Namespace, files: dict[str, Path | None]) -> dict[str, Any]:
@@ -252,6 +302,10 @@ def hardware(seconds: float) -> dict[str, Any]:
     }
 
 
+def sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def git(*words: str) -> str:
     """What git says of this checkout; nothing where there is none."""
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -269,12 +323,17 @@ def read() -> dict[str, Any]:
 
 
 def store(name: str, figures: dict[str, Any]) -> None:
-    """Into results.json, whole or not at all."""
-    results = read()
-    results.setdefault(name, {}).update(figures)
-    part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    part.replace(RESULTS)
+    """Into results.json, whole or not at all, one process at a time."""
+    folder = os.open(RESULTS.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        results = read()
+        results.setdefault(name, {}).update(figures)
+        part = RESULTS.with_suffix(".part")
+        part.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        part.replace(RESULTS)
+    finally:
+        os.close(folder)
 
 
 def table() -> str:
@@ -287,7 +346,7 @@ def table() -> str:
         "those of CIFAR-10 and ImageNet `--inception FILE`. Runs are left in `runs/ledger`. In other features than",
         "Inception's the distance is no FID. The load is the machine's at the end: above the cores, others had them",
         "too, and the seconds are too many. After ±: the deviation of kernel distances and scores over parts, the",
-        "standard error of bits/dim.", "",
+        "standard error of bits/dim. Every row is one run of one seed.", "",
         "| experiment | command | paper | ours | hardware, time, date, commit |", "|---|---|---|---|---|",
     ]  # fmt: skip
     results = read()
@@ -297,7 +356,9 @@ def table() -> str:
         if row.config is not None:
             command += f": [{row.config}](../../configs/{row.config}.py)" + (f" `{row.flags}`" if row.flags else "")
         trained = found.get("training")
-        when = "" if trained is None else f"{trained['step']:,} steps: {trained['hardware']}, {time_of(trained)}"
+        first = next((found[title] for title in row.evaluations if title in found), None)
+        when = "" if first is None else f"{first['hardware']}, {time_of(first)}"
+        when = when if trained is None else f"{trained['step']:,} steps: {trained['hardware']}, {time_of(trained)}"
         if not found:
             when = f"not run: needs {row.needs}" if row.needs else "not run yet"
         paper = row.paper + (f". Ours differs: {row.differs}" if row.differs else "")
@@ -312,7 +373,7 @@ def table() -> str:
         columns.sort(key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
         if of_samples:
             space = features_of(next(iter(of_samples.values())))
-            heads = ["evaluation", *columns, "samples", "network evaluations", "time"]
+            heads = ["evaluation", *columns, "samples", "network evaluations", "time", "`jaxdiff evaluate`"]
             lines += [f"In the features {space}:", ""]
             lines += [f"| {' | '.join(heads).replace('_', ' ')} |", "|---" * len(heads) + "|"]
         for title, figures in of_samples.items():
@@ -320,11 +381,12 @@ def table() -> str:
             cells = [values(figures).get(key, "") for key in columns] + [f"{x:,}" if x else "" for x in counts]
             if features_of(figures) != space:  # which are not to be compared with the others
                 title += f", in the features {features_of(figures)}"
-            lines.append(f"| {' | '.join([title, *cells, time_of(figures)])} |")
+            lines.append(f"| {' | '.join([title, *cells, time_of(figures), options_of(figures)])} |")
         rest = {title: figures for title, figures in found.items() if title not in of_samples}
         lines += [""] if rest and of_samples else []
         for title, figures in rest.items():
-            lines.append(f"* {title}: {', '.join(values(figures).values())}; {time_of(figures)}")
+            how = f"; {options_of(figures)}" if "options" in figures else ""
+            lines.append(f"* {title}: {', '.join(values(figures).values())}{how}; {time_of(figures)}")
     return "\n".join(lines) + "\n"
 
 
@@ -369,6 +431,11 @@ def features_of(figures: dict[str, Any]) -> str:
     """In words; of two classifiers other ones."""
     name, weights = figures["features"]["name"], figures["features"]["sha256"]
     return name + (f", sha256 {weights[:12]}" if weights else "")
+
+
+def options_of(figures: dict[str, Any]) -> str:
+    """Those that it was made with, but the run's; nothing where they were not written down."""
+    return f"`{figures['options']}`" if "options" in figures else ""
 
 
 def values(figures: dict[str, Any]) -> dict[str, str]:
