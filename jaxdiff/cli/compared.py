@@ -127,6 +127,10 @@ class Reference(NamedTuple):
         return evaluation.images_of(self.source, self.numbers, batch=batch)
 
 
+NO_REFERENCE = Reference("", None, None, None, np.arange(0), None, {}, lambda *_: Gathered("", None, {}))
+"""Of metrics of the samples alone."""
+
+
 def reference_of(real: Real, pictures: Pictures, *, made: bool) -> Reference:
     """Nothing of it is read yet but labels."""
     if real.reference is not None and evaluation.is_statistics(Path(real.reference)):

@@ -20,6 +20,7 @@ import tyro
 
 from jaxdiff import build, evaluation, features
 from jaxdiff.cli.compared import (
+    NO_REFERENCE,
     Real,
     Reference,
     Samples,
@@ -42,6 +43,8 @@ from jaxdiff.train import evaluate as losses
 from jaxdiff.typing import InputError
 
 BITS = {"bits_per_dim_vlb": "vlb", "bits_per_dim_ode": "ode"}
+Found = dict[str, Any]
+"""Sections of the result."""
 OF_BITS = ("step", "weights", "batch", "variance", "dtype", "seed")
 """The options of samples that they have too."""
 
@@ -62,7 +65,7 @@ def evaluate(
 
     Args:
         pictures: Of a run: which, and how; as sample.py has them. Labels: default as the real images have them.
-        real: What to compare with.
+        real: What to compare with. inception_score and accuracy of --samples, in the features of a FILE, need nothing.
         samples: In place of a --run: a folder of images, or a .npz, .npy or IDX file.
         num: How many samples; default all of --samples, of a --run as many as there are real images, at most 50,000.
         metrics: Default frechet, kernel and manifold. Of all samples, in features: frechet, frechet_infinity,
@@ -82,12 +85,13 @@ def evaluate(
     check_numbers(least=0, seed=pictures.seed)
     if bootstrap and not 20 <= bootstrap <= 100_000:
         raise InputError(f"--bootstrap {bootstrap}: expected 0 (none), or 20 to 100,000")
+    if metrics == ():
+        raise InputError("--metrics: which? Leave it out for frechet, kernel and manifold")
     asked = ("frechet", "kernel", "manifold") if metrics is None else metrics
     pairs = [name for name in asked if name in (*evaluation.PAIRED, "lpips")]
     bits = [name for name in asked if name in BITS]
     of_features = [name for name in asked if name not in (*pairs, *bits)]
-    for name in of_features:
-        evaluation.row_of(name)
+    rows = [evaluation.METRICS[evaluation.row_of(name)] for name in of_features]
     if bits and (samples is not None or pictures.run is None):
         raise InputError(f"--metrics {bits[0]}: is of a network; give its --run, and no --samples")
     if pairs and samples is None:
@@ -106,7 +110,12 @@ def evaluate(
             raise InputError(f"--num {num}: is of samples, which {bits[0]} needs none of; see --reference-num")
     check_features(real)
     compared = None if samples is None else from_files(samples, num, pictures)
-    reference = reference_of(real, pictures, made=samples is None)
+    alone = samples is not None and not pairs and not any(row.moments or row.against for row in rows)
+    if alone and real.reference is None and ":" in (real.features or ""):
+        real.refuse("is not needed", "reference_split", "reference_dir", "reference_num", "size", "channels")
+        reference = NO_REFERENCE
+    else:
+        reference = reference_of(real, pictures, made=samples is None)
     if metrics is None and reference.moments_only:
         of_features = ["frechet"]
     if samples is None and (of_features or not bits):
@@ -116,12 +125,14 @@ def evaluate(
             f"{compared.name} has images {size_of(compared.shape)}, {reference.name} {size_of(reference.shape)}: "
             "make the real ones alike by --size and --channels"
         )
-    # All that can be refused is, before anything is made: each of these checks, and is the work that is left.
-    work = [_bits(name, reference, pictures) for name in bits]
-    if compared is not None and pairs:
-        work.append(_paired(pairs, compared, reference, real, num, lpips, pictures.batch))
+    # All that can be refused is, before anything is made: each of these checks, and is the work that is left. Features
+    # come first, as the real images that they begin with are files that one may find to be unreadable.
+    work: list[Callable[[], Found]] = []
     if compared is not None and of_features:
         work.append(_in_features(of_features, compared, reference, real, pictures, bootstrap, neighbours))
+    if compared is not None and pairs:
+        work.append(_paired(pairs, compared, reference, real, num, lpips, pictures.batch))
+    work += [_bits(name, reference, pictures) for name in bits]
     if not of_features and (bootstrap or real.features is not None):
         flag = "--bootstrap" if bootstrap else f"--features {real.features}"
         raise InputError(f"{flag}: no metric of features is asked for; leave it out, or add --metrics frechet")
@@ -150,15 +161,11 @@ def evaluate(
         print(f"all of it: {out}")
 
 
-Found = dict[str, Any]
-"""Sections of the result."""
-
-
 def _tell(result: Found, samples: Samples | None, reference: Reference) -> None:
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    what = "" if samples is None else f"{samples.name}, {samples.num:,} images, against "
-    print(f"{what}{reference.name}" + ("" if reference.num is None else f", {reference.num:,} images"))
+    sets = [one for one in (samples, reference) if one is not None and one.name]
+    print(", against ".join(one.name + ("" if one.num is None else f", {one.num:,} images") for one in sets))
     for name, value in result["metrics"].items():
         low, high = result["intervals"].get(name, (None, None))
         print(
@@ -220,9 +227,11 @@ def _in_features(
             "warnings": evaluation.warnings(rows, space, ours, theirs),
             "features": {"name": space.name, **space.description},
             "samples": {"name": samples.name, "count": ours.count, "sha256": ours.sha256, **samples.about()},
-            "reference": {"name": reference.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about},
             "options": dataclasses.asdict(options) | {"bootstrap": bootstrap},
         }
+        if reference.name:
+            about = {"name": reference.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about}
+            found["reference"] = about
         if bootstrap:
             name = evaluation.name_of("frechet", rows["frechet"], space)
             with bar(bootstrap + 1, "bootstrap", "draw") as progress:

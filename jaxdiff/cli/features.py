@@ -26,6 +26,13 @@ def features_name(
     """What is asked for, what the statistics are in, or what fits the images."""
     stored = stored or {}
     name, asked = stored.get("name"), real.features
+    foreign = name is None and source is None and real.reference is not None
+    if foreign and (real.resize is None or not str(asked).startswith("inception:")):
+        raise InputError(
+            f"{real.reference}: does not say in which features it is; such files are taken for Inception's. Give "
+            "--features inception:FILE, and --resize pytorch for statistics of pytorch-fid, clean for clean-fid's, tf1 "
+            "for those of the TensorFlow graph (guided-diffusion, torch-fidelity)"
+        )
     if name is None:
         return asked or evaluation.default_features(shape, None if source is None else source.num_classes)
     if asked is not None and asked.partition(":")[0] != name:

@@ -3,15 +3,21 @@
 float32, as those packages compute.
 """
 
+import json
+import shlex
 from contextlib import ExitStack
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
-from jaxdiff import features
+from jaxdiff import evaluation, features
+from jaxdiff.cli import main
+from jaxdiff.evaluation import Gathered, Options
+from jaxdiff.metrics import moments
 from jaxdiff.models import LPIPS
 from jaxdiff.pretrained import load_inception, load_lpips, read_weights
 
@@ -135,6 +141,39 @@ def test_the_preprocessing_is_each_packages_own(inception, resize):
                 x = np.stack([fit(image) for image in IMAGES])
             y = parts((tensor(x) - 128) / 128)[-1]
     assert_close(ours["pool"], array(y)[:, 0, 0])
+
+
+@pytest.mark.slow
+def test_evaluate_finds_in_png_files_what_their_features_say(inception, tmp_path, monkeypatch):
+    """From files to numbers by the command, against the features that torch-fidelity has of the same images; that
+    metrics of equal features are equal, test_metrics.py shows. Whatever the batch."""
+    *_, path = inception
+    sets = {name: np.clip(RNG.normal(mean, 60, (24, 9, 9, 3)), 0, 255) for name, mean in (("a", 120), ("b", 90))}
+    sets = {name: x.astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2) for name, x in sets.items()}
+    outputs = ["2048", "logits_unbiased"]
+    theirs = torch_fidelity.FeatureExtractorInceptionV3("i", outputs, feature_extractor_weights_path=str(path))
+    known = {}
+    for name, x in sets.items():
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(x):
+            PIL.Image.fromarray(image).save(tmp_path / name / f"{i:02}.png")
+        pool, logits = (array(y) for y in theirs(tensor(x)))
+        shape = x.shape[1:]
+        known[name] = Gathered(
+            name, 24, {"pool": moments(pool)}, {"pool": pool, "logits_unbiased": logits}, None, shape
+        )
+    found = features.inception(path)
+    asked = ["fid", "kid", "inception_score", "manifold"]
+    options = Options(subset_size=12)
+    expected = evaluation.measure(evaluation.chosen(asked, found), found, known["a"], known["b"], options)
+    monkeypatch.setattr(evaluation, "check", lambda *_: None)  # 24 images have no covariance of full rank
+    files = f"--samples {tmp_path / 'a'} --reference {tmp_path / 'b'} --features inception:{path} --metrics"
+    for batch in (24, 5):
+        main(shlex.split(f"evaluate {files} {' '.join(asked)} --batch {batch} --out {tmp_path / str(batch)}.json"))
+    first, second = (json.loads((tmp_path / f"{batch}.json").read_text())["metrics"] for batch in (24, 5))
+    assert first == pytest.approx(expected, rel=1e-4)
+    assert second == pytest.approx(first, rel=1e-6)
+    assert {"fid", "kid", "inception_score", "precision_inception"} <= set(first)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((37, 60), 29), ((8, 5), 31), ((32, 32), 299), ((300, 17), 17)])
