@@ -78,8 +78,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     halves = [frechet_distance(real[p[:898]], real[p[898:]]) for p in (rng.permutation(len(real)) for _ in range(20))]
     distance = frechet_distance(like_data, real)
-    print(f"Frechet distance, halves of the data     {np.mean(halves):.2f} (20 splits, {np.std(halves):.2f} apart)")
-    print(f"Frechet distance, samples to the data   {distance:.2f}")
+    print(f"Frechet distance in pixels, halves       {np.mean(halves):.2f} (20 splits, {np.std(halves):.2f} apart)")
+    print(f"Frechet distance in pixels, samples     {distance:.2f}")
     print(f"ratio                                   {distance / np.mean(halves):.2f}")
     if args.against_float32:
         other = sampling.pmapped(sampling.generator(with_dtype(config, "float32"), spec))

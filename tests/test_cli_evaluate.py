@@ -102,6 +102,16 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
     assert stored["metrics"] == pytest.approx(direct["metrics"])
     assert stored["reference"]["sha256"] == direct["reference"]["sha256"]
     assert stored["samples"]["sha256"] == direct["samples"]["sha256"]  # the labels too are those of the images
+    np.savez(tmp_path / "few.npz", images=digits().images[:40])
+    few = f"statistics --reference {tmp_path / 'few.npz'} {PIXELS} --out {tmp_path / 'kept.npz'}"
+    assert "40 images of the reference are too few for the covariance" in fails(capsys, main, few)
+    main(shlex.split(f"{few} --keep"))
+    kernels = [
+        evaluate(tmp_path, f"{some} --reference {tmp_path / name} {PIXELS} --metrics kernel")["metrics"]
+        for name in ("few.npz", "kept.npz")
+    ]
+    assert kernels[0] == kernels[1]
+    assert "are too few" in fails(capsys, main, f"evaluate {some} --reference {tmp_path / 'kept.npz'} --metrics frechet")
     main(shlex.split(f"statistics --reference digits {PIXELS} --out {tmp_path / 'moments.npz'}"))
     assert set(evaluate(tmp_path, f"{some} --reference {tmp_path / 'moments.npz'}")["metrics"]) == {"frechet_pixels"}
     for options, words in [

@@ -31,7 +31,8 @@ def statistics(
     source, index = source_of(real.section(), real)
     asked = features_name(real, source.image_shape, source)
     plan = evaluation.planned(asked, source.image_shape, source.num_classes)
-    evaluation.check(evaluation.chosen(["frechet"], plan), plan, None, len(index))
+    # Without features of each, moments are all that is there: of too few images they are no use.
+    evaluation.check(evaluation.chosen(["kernel" if keep else "frechet"], plan), plan, None, len(index))
     space = features_of(real, asked, source.image_shape, source, real.reference)
     outputs: list[str] = [name for name in ("pool", "spatial") if name in space.dimensions]
     found = gather_real(
