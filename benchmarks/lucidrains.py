@@ -32,6 +32,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 NETWORK = shlex.split("--model.channels 24 --model.multipliers 1 2 3 --model.blocks 2")  # 2 % more than theirs
 STEPS, BATCH, DDIM, DECAY, HELD_OUT = 1000, 64, 50, 0.995, 2000
+LEAST = 256
 ITEMS = {"average": "ema", "parameters": "params"}
 
 
@@ -175,6 +176,8 @@ def main() -> None:
         str(Path(args.test).resolve()),
         args.out.resolve(),
     )
+    if args.num < LEAST:
+        parser.error(f"--num {args.num}: the bootstrap of 128 features needs {LEAST} at least")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.side:
         return theirs(args)
@@ -192,6 +195,8 @@ def main() -> None:
         found[side] = json.loads(written.read_text())
         if not 60 * args.minutes <= found[side]["seconds"] < 60 * args.minutes + 30:
             raise SystemExit(f"{written}: of another number of --minutes; give another --out")
+        if not isinstance(found[side]["loss"], dict):
+            raise SystemExit(f"{written}: of another version of this script; give another --out")
     load = os.getloadavg()[0]
     lines = [f"{'':26} parameters   steps  seconds  held-out v error  frechet_classifier, 95 %  (load {load:.1f})"]
     for weights, item in ITEMS.items():

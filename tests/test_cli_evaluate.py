@@ -111,7 +111,9 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
         for name in ("few.npz", "kept.npz")
     ]
     assert kernels[0] == kernels[1]
-    assert "are too few" in fails(capsys, main, f"evaluate {some} --reference {tmp_path / 'kept.npz'} --metrics frechet")
+    assert "are too few" in fails(
+        capsys, main, f"evaluate {some} --reference {tmp_path / 'kept.npz'} --metrics frechet"
+    )
     main(shlex.split(f"statistics --reference digits {PIXELS} --out {tmp_path / 'moments.npz'}"))
     assert set(evaluate(tmp_path, f"{some} --reference {tmp_path / 'moments.npz'}")["metrics"]) == {"frechet_pixels"}
     for options, words in [
@@ -141,8 +143,17 @@ def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeyp
         write_samples(tmp_path / some, digits().images[:300], digits().labels[:300])
     options = f"--samples {tmp_path / 'some.npz'} --reference {stored} --metrics frechet accuracy"
     given = evaluate(tmp_path, f"{options} --features classifier:{file}")
-    folder = f"{options.replace('some.npz', 'some')} --features classifier:{file}"
-    assert evaluate(tmp_path, folder)["metrics"] == given["metrics"]
+    folder = f"--samples {tmp_path / 'some'} --features classifier:{file}"
+    assert (
+        evaluate(tmp_path, f"{folder} --reference {stored} --metrics frechet accuracy")["metrics"] == given["metrics"]
+    )
+    capsys.readouterr()
+    alone = evaluate(tmp_path, f"{folder} --metrics accuracy")
+    assert "some, 300 images\n" in capsys.readouterr().out
+    assert alone["metrics"] == {"accuracy_classifier": given["metrics"]["accuracy_classifier"]}
+    assert "reference" not in alone
+    said = fails(capsys, main, f"evaluate {folder} --metrics accuracy --size 8")
+    assert "--size 8: the reference is not needed: leave it out" in said
     for features in ("", "--features classifier"):
         assert evaluate(tmp_path, f"{options} {features}")["metrics"] == given["metrics"]
     file.unlink()
@@ -213,7 +224,8 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     refuses(f"{some} --reference nonsense --metrics frechett", "--metrics frechett: no such metric")
     refuses(f"{some} {PIXELS}", "--reference: compared with what?")
     refuses(f"{some} {real} --metrics", "--metrics: which?")
-    refuses(f"{some} --metrics inception_score", "--reference: compared with what?")
+    refuses(f"{some} --metrics inception_score", "in which features? Give --features inception:FILE")
+    refuses(f"{some} --metrics accuracy", "in which features? Give --features classifier:FILE, or the --reference")
     np.savez(tmp_path / "foreign.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     for features in ("", PIXELS, f"--features inception:{tmp_path / 'some.npz'}"):
         foreign = f"{some} --reference {tmp_path / 'foreign.npz'} {features}"

@@ -31,6 +31,7 @@ def distances(run):
 @pytest.mark.slow
 def test_a_training_tells_the_distance_that_evaluate_finds(here, capsys):
     train_main(shlex.split(f"--config tiny.py --run run {OPTIONS} --train.steps 4"))
+    assert capsys.readouterr().err.count("\nwarning: --evaluate: frechet: 70 samples are few for 64 features") == 1
     found = distances(here / "run")
     assert sorted(found) == [2, 4]
     best = min(found, key=found.__getitem__)

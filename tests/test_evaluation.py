@@ -116,14 +116,13 @@ def test_too_few_images_for_the_covariance_are_refused_and_few_are_told_of(real)
     with pytest.raises(InputError, match="neighbours 10: expected fewer than the 10 images of the smaller set"):
         evaluation.check(manifold, SPACE, 20, 10, ten)
     evaluation.check(manifold, SPACE, 11, None, ten)
-    few, many = gathered(real[:100]), gathered(real)
-    assert ["100 samples are few" in said for said in evaluation.warnings(rows, SPACE, few, many)] == [True]
-    assert evaluation.warnings(rows, SPACE, many, many) == []
-    assert "no line there" in evaluation.warnings(infinity, SPACE, few, many)[0]
+    assert ["100 samples are few" in said for said in evaluation.warnings(rows, SPACE, 100, 1797)] == [True]
+    assert evaluation.warnings(rows, SPACE, 1797, 1797) == []
+    assert "no line there" in evaluation.warnings(infinity, SPACE, 100, 1797)[0]
     inception = dataclasses.replace(SPACE, name="inception")  # FID is one of 50,000
-    whole, part = (dataclasses.replace(many, count=count) for count in (50_000, 49_999))
-    assert ["49,999 samples are few" in said for said in evaluation.warnings(rows, inception, part, whole)] == [True]
-    assert evaluation.warnings(rows, inception, whole, whole) == []
+    assert ["49,999 samples are few" in said for said in evaluation.warnings(rows, inception, 49_999, None)] == [True]
+    assert evaluation.warnings(rows, inception, 50_000, 50_000) == []
+    assert evaluation.warnings(infinity, inception, 640, 50_000) == []
 
 
 def test_sets_that_cannot_be_compared_are_refused(real):
@@ -164,7 +163,7 @@ def test_nineteen_of_twenty_intervals_hold_the_distance_of_gaussians():
         held.append(low <= distance <= high)
         above.append(metrics.frechet_distance(samples.moments["pool"], real.moments["pool"]) > distance)
     assert np.mean(above) > 0.9
-    assert 0.9 <= np.mean(held) <= 0.99  # three standard errors of 200
+    assert 0.9 <= np.mean(held) <= 0.99  # two and a half standard errors of 200 and more
 
 
 def test_statistics_in_a_file_are_what_they_were(real, tmp_path):

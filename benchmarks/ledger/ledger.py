@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -199,13 +200,11 @@ def run(name: str, args: argparse.Namespace) -> None:
     row, folder = ROWS[name], args.runs / name
     files = {"TRAIN": args.fashion, "TEST": args.test, "INCEPTION": args.inception}
     trained = {} if row.config is None else train(name, folder, args, files)
-    if any("WEIGHTS" in options for options in row.evaluations.values()):
-        files |= halves(folder, "digits" if name.startswith("digits") else given("TRAIN", files))
     for title, options in row.evaluations.items():
+        used = [what for what in files if what in options or (what == "TRAIN" and name.startswith("fashion"))]
+        of = {what: sha256(path) for what in used if (path := files[what]) is not None}
         there, made = read().get(name, {}).get(title, {}), trained | {"options": options}
-        of = {what: sha256(given(what, files)) for what in ("TRAIN", "TEST") if what in options}
-        same = there.get("files", of) == of and {key: there.get(key) for key in made} == made
-        if there and same and not args.again:
+        if done(there, made, of) and not args.again:
             print(f"{name}, {title}: done on {there['date']}; --again does it again")
             continue
         if "INCEPTION" in options and args.inception is None:
@@ -213,7 +212,11 @@ def run(name: str, args: argparse.Namespace) -> None:
             continue
         out = folder / "evaluations" / f"{title.replace('/', ' per ')}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        options = re.sub("|".join(files), lambda found: shlex.quote(given(found[0], files)), options)
+        parts = {}
+        if "WEIGHTS" in options:
+            data = "digits" if name.startswith("digits") else given("TRAIN", files)
+            parts = halves(folder / of.get("TRAIN", data)[:12], data)
+        options = filled(options, files | parts)
         began = time.perf_counter()
         command = ["-m", "jaxdiff", "evaluate", *shlex.split(options), "--out", str(out)]
         command += [] if row.config is None else ["--run", str(folder)]
@@ -233,8 +236,31 @@ def run(name: str, args: argparse.Namespace) -> None:
         store(name, {title: figures})
 
 
+def done(there: dict[str, Any], made: dict[str, Any], of: dict[str, str]) -> bool:
+    """Whether figures that are there were made like that, from the same files as far as both are known.
+
+    >>> there = {"step": 9, "options": "--num 5", "files": {"TRAIN": "ab"}}
+    >>> done(there, {"step": 9, "options": "--num 5"}, {"TEST": "cd"}), done({}, {}, {})
+    (True, False)
+    >>> done(there, {"step": 9, "options": "--num 6"}, {}), done(there, {"step": 9}, {"TRAIN": "cd"})
+    (False, False)
+    """
+    files = there.get("files", {})
+    return bool(there) and made.items() <= there.items() and all(files.get(k, of[k]) == of[k] for k in of)
+
+
 def halves(folder: Path, data: str) -> dict[str, Path | None]:
-    """Two halves of a set, at random, uniform noise, and the classifier of the whole set, in files."""
+    """Two halves of a set, uniform noise, and the classifier of the whole set, in files; once, as a process of its own:
+    a device is the evaluation's."""
+    found: dict[str, Path | None] = {name: folder / f"{name}.npz" for name in ("HALF", "REST", "NOISE")}
+    found["WEIGHTS"] = folder / "WEIGHTS.safetensors"  # the last to be written
+    if not found["WEIGHTS"].exists():
+        subprocess.run([sys.executable, __file__, "halves", data, "--out", str(folder)], check=True)
+    return found
+
+
+def write_halves(data: str, folder: Path) -> None:
+    """What `halves` has."""
     from tqdm import tqdm
 
     from jaxdiff import build, evaluation
@@ -244,13 +270,14 @@ def halves(folder: Path, data: str) -> dict[str, Path | None]:
     order = np.random.default_rng(0).permutation(len(source))
     half = len(source) // 2
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"HALF": source.gather(order[:half]), "REST": source.gather(order[half:])}
-    shape = (half, *source.image_shape)
-    found["NOISE"] = {"image": np.random.default_rng(1).integers(0, 256, shape, np.uint8)}
-    for name, examples in found.items():
-        np.savez(folder / f"{name}.npz", images=examples["image"])
+    np.savez(folder / "HALF.npz", images=source.gather(order[:half])["image"])
+    np.savez(folder / "REST.npz", images=source.gather(order[half:])["image"])
+    noise = np.random.default_rng(1).integers(0, 256, (half, *source.image_shape), np.uint8)
+    np.savez(folder / "NOISE.npz", images=noise)
     weights = evaluation.trained_classifier(source, progress=tqdm).file
-    return {"WEIGHTS": weights} | {name: folder / f"{name}.npz" for name in found}
+    assert weights is not None
+    shutil.copyfile(weights, folder / "WEIGHTS.part")
+    (folder / "WEIGHTS.part").replace(folder / "WEIGHTS.safetensors")
 
 
 def train(name: str, folder: Path, args: argparse.Namespace, files: dict[str, Path | None]) -> dict[str, Any]:
@@ -302,8 +329,13 @@ def hardware(seconds: float) -> dict[str, Any]:
     }
 
 
-def sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def filled(options: str, files: dict[str, Path | None]) -> str:
+    """With files in the place of what the options call them."""
+    return re.sub("|".join(files), lambda found: shlex.quote(given(found[0], files)), options)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def git(*words: str) -> str:
@@ -493,6 +525,9 @@ def main() -> None:
     drawer = commands.add_parser("pictures")
     drawer.add_argument("--runs", type=Path, default=Path("runs/ledger"), help="where they were trained")
     drawer.add_argument("--out", type=Path, required=True, help="a .png file")
+    writer = commands.add_parser("halves")
+    writer.add_argument("data")
+    writer.add_argument("--out", type=Path, required=True, help="a folder")
     runner = commands.add_parser("run")
     runner.add_argument("names", nargs="+", choices=list(ROWS), metavar="NAME", help="of `list`")
     runner.add_argument("--fashion", type=Path, help="Fashion-MNIST's training images, an IDX file")
@@ -511,6 +546,8 @@ def main() -> None:
             print(f"{name:18} {row.what}; {f'found: {found}' if found else row.needs or 'not run'}")
     elif args.command == "table":
         (HERE / "README.md").write_text(table())
+    elif args.command == "halves":
+        write_halves(args.data, args.out)
     elif args.command == "pictures":
         args.runs = args.runs.resolve()
         pictures(args)

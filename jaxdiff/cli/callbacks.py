@@ -117,9 +117,8 @@ def comparing(job: Job, tell: Tell, say: Say) -> list[Every]:
         real = gather(
             evaluation.images_of(job.source, index, batch=settings.batch), name=config.data.name, progress=bar.update
         )
-    planned = evaluation.Gathered("samples", settings.samples, {})
-    for warning in evaluation.warnings(rows, space, planned, real):
-        say(f"warning: --evaluate: {warning}")
+    for warning in evaluation.warnings(rows, space, settings.samples, real.count):
+        say(f"--evaluate: {warning}")
     theirs = evaluation.labels_of(job.source, index)
     labels = None if theirs is None else evaluation.as_often(theirs, settings.samples)
     program, key = _program(job), jax.random.key(SEED)

@@ -38,7 +38,8 @@ class Real:
 
     reference: str | None = None
     """As --data.name of train.py: a folder of images, a .npz, .npy or IDX file, digits, tfds:NAME, hf:NAME; or a .npz
-    of statistics, of `jaxdiff statistics` or pytorch-fid. Default: what the --run was trained on."""
+    of statistics, of `jaxdiff statistics`, or of pytorch-fid or guided-diffusion, which need --resize. Default: what
+    the --run was trained on."""
     reference_split: str = "train"
     """Of a TFDS or Hugging Face set."""
     reference_dir: str | None = None
@@ -54,7 +55,8 @@ class Real:
     efficientnet_lite0; inception:FILE. Default: classifier for grey images with labels, efficientnet_lite0 for
     colours, else pixels."""
     resize: Resize | None = None
-    """Of inception: tf1 as the original, clean as clean-fid, pytorch as pytorch-fid."""
+    """Of inception: tf1 as the original, guided-diffusion and torch-fidelity, clean as clean-fid, pytorch as
+    pytorch-fid. Default tf1, but of statistics that do not say it."""
 
     def refuse(self, why: str, *names: str) -> None:
         """Raise `InputError` for a setting that would be ignored."""
@@ -228,18 +230,18 @@ def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
     return Samples(name, len(index), source.image_shape, labels, draw, lambda: {"chosen": num})
 
 
-def check_files(samples: Samples) -> None:
+def check_files(flag: str, name: str, num: int, draw: Callable[[], Iterator[np.ndarray]]) -> None:
     """Raise `InputError` for a file of a folder that cannot be read or is of another size, before a network is trained
     or compiled to look at them. (Those of other sets are read already.)"""
-    if not Path(samples.name).is_dir():
+    if not Path(name).is_dir():
         return
-    with bar(samples.num, "are they readable") as progress:
+    with bar(num, "are they readable") as progress:
         try:
-            for images in samples.draw():
+            for images in draw():
                 progress(len(images))
         except InputError as error:
             said = str(error).partition(". ")[0]  # what follows are flags of train.py
-            raise InputError(f"--samples {samples.name}: {said}; expected readable images of one size") from None
+            raise InputError(f"{flag} {name}: {said}; expected readable images of one size") from None
 
 
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:

@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from itertools import tee
 from pathlib import Path
@@ -111,7 +112,10 @@ def evaluate(
     check_features(real)
     compared = None if samples is None else from_files(samples, num, pictures)
     alone = samples is not None and not pairs and not any(row.moments or row.against for row in rows)
-    if alone and real.reference is None and ":" in (real.features or ""):
+    if alone and real.reference is None and ":" not in (real.features or ""):
+        file = "classifier:FILE, or the --reference that one is trained on" if "accuracy" in asked else "inception:FILE"
+        raise InputError(f"--metrics {of_features[0]}: in which features? Give --features {file}")
+    if alone and real.reference is None:
         real.refuse("is not needed", "reference_split", "reference_dir", "reference_num", "size", "channels")
         reference = NO_REFERENCE
     else:
@@ -125,19 +129,19 @@ def evaluate(
             f"{compared.name} has images {size_of(compared.shape)}, {reference.name} {size_of(reference.shape)}: "
             "make the real ones alike by --size and --channels"
         )
-    # All that can be refused is, before anything is made: each of these checks, and is the work that is left. Features
-    # come first, as the real images that they begin with are files that one may find to be unreadable.
-    work: list[Callable[[], Found]] = []
-    if compared is not None and of_features:
-        work.append(_in_features(of_features, compared, reference, real, pictures, bootstrap, neighbours))
+    # All that can be refused is, before anything is made: each of these checks, and is the work that is left.
+    work = [_bits(name, reference, pictures) for name in bits]
     if compared is not None and pairs:
         work.append(_paired(pairs, compared, reference, real, num, lpips, pictures.batch))
-    work += [_bits(name, reference, pictures) for name in bits]
+    if compared is not None and of_features:
+        work.append(_in_features(of_features, compared, reference, real, pictures, bootstrap, neighbours))
     if not of_features and (bootstrap or real.features is not None):
         flag = "--bootstrap" if bootstrap else f"--features {real.features}"
         raise InputError(f"{flag}: no metric of features is asked for; leave it out, or add --metrics frechet")
     if samples is not None and compared is not None:
-        check_files(compared)
+        check_files("--samples", compared.name, compared.num, compared.draw)
+    if len(work) > 1 and reference.num is not None:  # one finds them itself, with nothing lost
+        check_files("--reference", reference.name, reference.num, partial(reference.images, pictures.batch))
     result: dict[str, Any] = {"metrics": {}, "intervals": {}, "warnings": []}
     for do in work:
         for section, found in do().items():
@@ -164,7 +168,7 @@ def evaluate(
 def _tell(result: Found, samples: Samples | None, reference: Reference) -> None:
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    sets = [one for one in (samples, reference) if one is not None and one.name]
+    sets = [one for one in (samples, reference) if one is not None and one is not NO_REFERENCE]
     print(", against ".join(one.name + ("" if one.num is None else f", {one.num:,} images") for one in sets))
     for name, value in result["metrics"].items():
         low, high = result["intervals"].get(name, (None, None))
@@ -224,12 +228,12 @@ def _in_features(
             values = evaluation.measure(rows, space, ours, theirs, options, progress)
         found: Found = {
             "metrics": values,
-            "warnings": evaluation.warnings(rows, space, ours, theirs),
+            "warnings": evaluation.warnings(rows, space, ours.count, theirs.count),
             "features": {"name": space.name, **space.description},
             "samples": {"name": samples.name, "count": ours.count, "sha256": ours.sha256, **samples.about()},
             "options": dataclasses.asdict(options) | {"bootstrap": bootstrap},
         }
-        if reference.name:
+        if reference is not NO_REFERENCE:
             about = {"name": reference.name, "count": theirs.count, "sha256": theirs.sha256, **reference.about}
             found["reference"] = about
         if bootstrap:

@@ -42,7 +42,8 @@ def metric(
     floor: float | None = None,
 ) -> None:
     """Draw a metric of several results of `jaxdiff evaluate --out`, one line for each sampler, run and whatever else
-    differs. Refused are results that do not compare: of other features, numbers of samples or real images.
+    differs; one that is alone on its line is told of. Refused are results that do not compare: of other features,
+    numbers of samples, real images, or numbers that the metric is defined with, as --neighbours.
 
     Args:
         results_: At least two files.
@@ -62,7 +63,7 @@ def metric(
     )
     for line in drawn.lines:
         print(f"{line.label or drawn.metric}: " + ", ".join(f"{y:.6g} at {x:g}" for x, y, _ in line.points))
-    alone = [line.label for line in drawn.lines if len(line.points) == 1]
+    alone = [line.label or drawn.metric for line in drawn.lines if len(line.points) == 1]
     if alone:
         print(f"note: single points, of settings that no other result has: {'; '.join(alone)}", file=sys.stderr)
     print(f"{drawn.metric}: {out}")

@@ -20,7 +20,8 @@ def statistics(
     Args:
         real: Which images.
         out: A .npz file, that pytorch-fid reads too.
-        keep: Also all their features, which kernel, manifold and sliced_wasserstein compare with: 4 bytes each.
+        keep: Also all their features, which kernel, manifold and sliced_wasserstein compare with: 4 bytes each. Then
+            they may be fewer than a covariance needs, which nothing of jaxdiff will then take.
         batch: At a time.
     """
     if real.reference is None:

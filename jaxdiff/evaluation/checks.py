@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from jaxdiff.evaluation.gather import Gathered
 from jaxdiff.evaluation.measure import Metric, Options, Space
-from jaxdiff.features import Features
 from jaxdiff.typing import InputError
 
 SMALLEST = 10
@@ -63,14 +61,15 @@ def subset_size(samples: int | None, reference: int | None) -> int:
     return min([Options.subset_size, *(count // 2 for count in (samples, reference) if count is not None)])
 
 
-def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, reference: Gathered) -> list[str]:
-    """What is to be known of the numbers: where there are few images, and what the bias is."""
+def warnings(rows: Mapping[str, Metric], features: Space, samples: int | None, reference: int | None) -> list[str]:
+    """What is to be known of the numbers of so many images: where these are few, and what the bias is."""
     said = []
     for name, metric in rows.items():
         sizes = [features.dimensions[output] for output in metric.moments]
-        # FID is what papers report of 50,000.
-        enough = 50_000 if features.name == "inception" else min(50_000, 10 * max(sizes, default=0))
-        for what, count in (("samples", samples.count), ("images of the reference", reference.count)):
+        enough = min(50_000, 10 * max(sizes, default=0))
+        if features.name == "inception" and name != "frechet_infinity":
+            enough = 50_000  # which papers compare
+        for what, count in (("samples", samples), ("images of the reference", reference)):
             few = sizes and count is not None and count < enough
             if name == "frechet_infinity" and few and what == "samples":
                 said.append(
@@ -83,14 +82,14 @@ def warnings(rows: Mapping[str, Metric], features: Features, samples: Gathered, 
                     "a constant over their number. Compare it only with others of as many; frechet_infinity "
                     "extrapolates, kernel is unbiased"
                 )
-        smallest = subset_size(samples.count, reference.count)
+        smallest = subset_size(samples, reference)
         if name == "kernel" and smallest < Options.subset_size:
             said.append(f"kernel: of subsets of {smallest:,}, for there are few images; the usual ones are of 1,000")
-        fewest = min(count for count in (samples.count, reference.count, 10**9) if count is not None)
+        fewest = min(count for count in (samples, reference, 10**9) if count is not None)
         if name == "manifold" and fewest < 1000:
             said.append(
                 f"manifold: with {fewest:,} images precision and recall depend on their number; take 1,000 or more"
             )
-        if name == "inception_score" and samples.count is not None and samples.count < 50_000:
-            said.append(f"inception_score: of {samples.count:,} samples; the usual 50,000 give a larger one")
+        if name == "inception_score" and samples is not None and samples < 50_000:
+            said.append(f"inception_score: of {samples:,} samples; the usual 50,000 give a larger one")
     return said

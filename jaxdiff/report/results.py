@@ -72,7 +72,7 @@ def lines_of(results: Mapping[str, dict[str, Any]], *, metric: str, against: str
 
     Raises:
       InputError: a result without that metric or that number; results that do not compare, as their features, numbers
-        of samples or real images differ; fewer than two points.
+        of samples, real images or the metric's `OPTIONS` differ; fewer than two points.
 
     >>> def result(steps, value):
     ...     about = {"name": "run", "count": 9, "sample": {"sampler": "ddim", "steps": steps}}
