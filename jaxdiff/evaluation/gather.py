@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,8 +54,7 @@ def extractor(features: Features, outputs: Collection[str], *, batch: int) -> Ex
       outputs: which of its outputs are wanted; the others are not computed.
       batch: images at a time, rounded up to a multiple of the devices; at most `AT_ONCE` on each.
     """
-    devices = jax.local_device_count()
-    share = min(-(-batch // devices), AT_ONCE)
+    share = share_of(batch)
     wanted = sorted(outputs)  # in one order, or the compiled program would not be found again
 
     def chosen(params: PyTree, x: Array) -> dict[str, Array]:
@@ -63,16 +63,37 @@ def extractor(features: Features, outputs: Collection[str], *, batch: int) -> Ex
 
     run, params = jax.pmap(chosen, in_axes=(None, 0)), replicate(features.params)
 
-    def extract(images: np.ndarray) -> dict[str, np.ndarray]:
-        parts = []
-        for first in range(0, len(images), share * devices):
-            some = images[first : first + share * devices]
-            full = np.concatenate([some, np.repeat(some[-1:], share * devices - len(some), axis=0)])
-            found = run(params, full.reshape(devices, share, *full.shape[1:]))
-            parts.append({name: np.asarray(y).reshape(len(full), -1)[: len(some)] for name, y in found.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return lambda images: in_parts(partial(run, params), share, images)
 
-    return extract
+
+def share_of(batch: int) -> int:
+    """How many images of a batch each local device takes at a time, at most `AT_ONCE`."""
+    return min(-(-batch // jax.local_device_count()), AT_ONCE)
+
+
+def in_parts(run: Callable[..., dict[str, Array]], share: int, *arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """A function of `jax.pmap` on all local devices, `share` rows on each at a time; one program is compiled, as a part
+    that is smaller is filled up and cut.
+
+    Args:
+      run: `(arrays [devices, share, ...]) -> outputs [devices, share, ...] by name`.
+      share: see `share_of`.
+      arrays: `[N, ...]` each.
+
+    Returns: the outputs, `[N, D]` each.
+    """
+    devices, parts = jax.local_device_count(), []
+    size = share * devices
+
+    def full(some: np.ndarray) -> np.ndarray:
+        filled = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])
+        return filled.reshape(devices, share, *filled.shape[1:])
+
+    for first in range(0, len(arrays[0]), size):
+        some = [array[first : first + size] for array in arrays]
+        found = run(*map(full, some))
+        parts.append({name: np.asarray(y).reshape(size, -1)[: len(some[0])] for name, y in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def gather(

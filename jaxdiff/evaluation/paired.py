@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import metrics
+from jaxdiff.evaluation.gather import in_parts, share_of
 from jaxdiff.typing import Array, InputError
 
 Distance = Callable[[Array, Array], Array]
@@ -30,7 +31,7 @@ def paired(
     perceptual: tuple[str, Distance] | None = None,
     progress: Callable[[int], object] = lambda num: None,
 ) -> dict[str, float]:
-    """The means over all pairs, by name.
+    """The means over all pairs, by name; computed on all local devices.
 
     Args:
       names: of `PAIRED`.
@@ -45,16 +46,20 @@ def paired(
     >>> round(paired(["psnr"], [(x, x + 1)])["psnr"], 3)  # 20 log10(255)
     48.131
     """
-    rows = {name: jax.jit(PAIRED[name]) for name in names}
-    if perceptual is not None:
-        rows[perceptual[0]] = jax.jit(perceptual[1])
-    sums, count = dict.fromkeys(rows, 0.0), 0
+    rows = {name: PAIRED[name] for name in names} | dict([] if perceptual is None else [perceptual])
+    sums, count, share = dict.fromkeys(rows, 0.0), 0, None
+
+    def distances(x: Array, y: Array) -> dict[str, Array]:
+        a, b = (z.astype(jnp.float32) / 127.5 - 1 for z in (x, y))
+        return {name: row(a, b) for name, row in rows.items()}
+
+    run = jax.pmap(distances)
     for x, y in pairs:
         if x.shape != y.shape:
             raise InputError(f"paired metrics: expected images of one shape, got {x.shape} and {y.shape}")
-        a, b = (jnp.asarray(z, jnp.float32) / 127.5 - 1 for z in (x, y))
-        for name, row in rows.items():
-            sums[name] += float(np.sum(np.asarray(row(a, b)), dtype=np.float64))
+        share = share or share_of(len(x))
+        for name, found in in_parts(run, share, x, y).items():
+            sums[name] += float(found.sum(dtype=np.float64))
         count += len(x)
         progress(len(x))
     if not count:
