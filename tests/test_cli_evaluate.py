@@ -115,7 +115,9 @@ def test_statistics_from_a_file_give_the_same_numbers(run, tmp_path, capsys):
         capsys, main, f"evaluate {some} --reference {tmp_path / 'kept.npz'} --metrics frechet"
     )
     main(shlex.split(f"statistics --reference digits {PIXELS} --out {tmp_path / 'moments.npz'}"))
+    capsys.readouterr()
     assert set(evaluate(tmp_path, f"{some} --reference {tmp_path / 'moments.npz'}")["metrics"]) == {"frechet_pixels"}
+    assert "moments.npz has no features of each image: no kernel, no manifold" in capsys.readouterr().err
     for options, words in [
         (f"{samples} --reference {tmp_path / 'moments.npz'}", "has no features (pool) of each image"),
         (
@@ -147,6 +149,16 @@ def test_statistics_in_a_classifier_find_it_again(run, tmp_path, capsys, monkeyp
     assert (
         evaluate(tmp_path, f"{folder} --reference {stored} --metrics frechet accuracy")["metrics"] == given["metrics"]
     )
+    high = np.flatnonzero(digits().labels[:300] >= 3)  # directories 3 to 9, whose places are 0 to 6
+    write_samples(tmp_path / "high.npz", digits().images[high], digits().labels[high])
+    for i in high:
+        (tmp_path / "high" / str(digits().labels[i])).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits().images[i, ..., 0]).save(tmp_path / "high" / str(digits().labels[i]) / f"{i}.png")
+    found = [
+        evaluate(tmp_path, f"--samples {tmp_path / name} --features classifier:{file} --metrics accuracy")["metrics"]
+        for name in ("high", "high.npz")
+    ]
+    assert found[0] == found[1] != {"accuracy_classifier": 0}
     capsys.readouterr()
     alone = evaluate(tmp_path, f"{folder} --metrics accuracy")
     assert "some, 300 images\n" in capsys.readouterr().out
@@ -253,6 +265,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     refuses(f"{broken} {PIXELS}", "broken/1.png", "8x6", "expected readable images of one size")
     refuses(f"--samples {tmp_path / 'none.npz'} {real}", "none.npz", "no such file")
     refuses(f"{some} --reference nonsense {PIXELS}", "--reference nonsense: unknown data set")
+    refuses(f"--samples {tmp_path / 'nowhere'} {real}", "--samples", "nowhere: no such file or folder")
     refuses(f"{some} --reference {'x' * 300}.npz {PIXELS}", "File name too long", "Give a path that can be used")
     refuses(f"{some} {real} --num 101", "--num 101: there are 100 images")
     refuses(f"{some} {real} --num 0", "--num 0: expected at least 1")
@@ -306,6 +319,23 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(run, tmp_path, capsys, mon
     refuses(f"{real} --num 70", "give --run RUN or --pretrained PATH, whose samples")
     assert "--reference: which" in fails(capsys, main, f"statistics {PIXELS} --out {tmp_path / 's.npz'}")
     assert "ends in .npz" in fails(capsys, main, f"statistics {real} --out {tmp_path / 's.png'}")
+
+
+def test_a_real_image_that_cannot_be_read_is_named(run, tmp_path, capsys):
+    """On the way, as it is read only once."""
+    write_samples(tmp_path / "real", digits().images[:80], None)
+    (tmp_path / "real" / "000007.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    np.savez(tmp_path / "some.npz", images=digits().images[:100])
+    real = f"--reference {tmp_path / 'real'} {PIXELS}"
+    for command in (
+        f"evaluate --samples {tmp_path / 'some.npz'} {real} --metrics kernel",
+        f"statistics {real} --out {tmp_path / 'real.npz'}",
+    ):
+        said = fails(capsys, main, command)
+        assert f"--reference {tmp_path / 'real'}: {tmp_path / 'real' / '000007.png'}: not a usable image" in said
+        assert said.strip().endswith("expected readable images of one size. Mend or remove it")
+        assert "train.py" not in said
+    assert not (tmp_path / "real.npz").exists()
 
 
 def test_image_by_image(tmp_path):

@@ -76,6 +76,9 @@ def test_results_are_lines_by_what_differs():
     assert [(line.label, len(line.points)) for line in drawn.lines] == [("ddim, a", 2), ("heun, b", 1)]
     alike = [result(float(s), steps=s, name=name) for s in (5, 10) for name in ("one/a", "other/a")]
     assert [line.label for line in lines(alike, against="steps").lines] == ["ddim, one/a", "ddim, other/a"]
+    asked = result(1.0, steps=5)
+    asked["samples"]["labels"] = "as given, in turn"
+    assert len(lines([result(2.0), asked], against="steps").lines) == 2
     threes = result(1.0, steps=5)
     threes["samples"]["of_each_class"] = [0, 0, 0, 100]
     assert [line.label for line in lines([result(2.0), threes], against="steps").lines] == ["ddim", "ddim, classes 3"]

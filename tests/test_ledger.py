@@ -52,7 +52,8 @@ def test_figures_stand_where_they_belong(ledger, tmp_path, monkeypatch):
     found["moving average"] = evaluated(whole) | {"options": "--x 1"}
     (tmp_path / "results.json").write_text(json.dumps({"fashion_eps": found}))
     lines = ledger.table().splitlines()
-    assert "| frechet classifier 9.5, bits per dim vlb 3.5 ± 0.12 |" in next(x for x in lines if "run fashion_eps" in x)
+    said = "| frechet classifier 9.5 (1,000 samples; classifier, sha256 abababababab), bits per dim vlb 3.5 ± 0.12 |"
+    assert said in next(line for line in lines if "run fashion_eps" in line)
     at = lines.index("In the features classifier, sha256 abababababab:")
     assert (
         lines[at + 2] == "| evaluation | frechet | kernel | samples | network evaluations | time | `jaxdiff evaluate` |"

@@ -305,10 +305,12 @@ def given(what: str, files: dict[str, Path | None]) -> str:
     """A file by what the options call it, for the command line."""
     path = files[what]
     if path is None:
-        raise SystemExit(
-            "--fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz: where are the images? (Debian: "
-            "dataset-fashion-mnist)"
+        print(
+            "error: --fashion train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz: where are the images? "
+            "(Debian: dataset-fashion-mnist)",
+            file=sys.stderr,
         )
+        sys.exit(2)
     return str(path.resolve())
 
 
@@ -450,7 +452,7 @@ The terms of the variational bound of 16 training images:
   under x0's). An error of eps is there sigma / alpha times as large in x0; many of their samples above are black and
   white, or specks.
 * x0, on the right: where little noise is left its error does not fall, and counts with the SNR. 34 of its 55.7 bits/dim
-  are the decoder's, the last of 1,000 steps.
+  of these 16 images are the decoder's, the last of 1,000 steps.
 * EDM, on the left: the larger of the fixed variances is too large where the noise exceeds the data, by exp(d) with the
   step d = 0.021 in log-SNR. It costs d^2 / 4 nats a step, 1.6e-4 bits.
 """
@@ -490,6 +492,8 @@ def headline(row: Row, found: dict[str, Any]) -> str:
     first = there.get(next(iter(row.evaluations)), {"metrics": {}})
     metrics = first["metrics"].items()
     said = [f"{key} {value:.4g}" for key, value in metrics if key == "fid" or key.startswith("frechet")]
+    if said:
+        said[0] += f" ({first['samples']['count']:,} samples; {features_of(first)})"
     of_all = [pair for figures in there.values() for pair in values(figures).items()]
     said += [f"{key} {text}" for key, text in of_all if key.startswith("bits")]
     return ", ".join(said).replace("_", " ")
@@ -518,32 +522,36 @@ def pictures(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    global RESULTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list")
-    commands.add_parser("table")
-    drawer = commands.add_parser("pictures")
+    commands.add_parser("list", help="the experiments, and how much of each there is")
+    commands.add_parser("table", help="results.json -> README.md beside it")
+    drawer = commands.add_parser("pictures", help="samples of what was trained, side by side")
     drawer.add_argument("--runs", type=Path, default=Path("runs/ledger"), help="where they were trained")
     drawer.add_argument("--out", type=Path, required=True, help="a .png file")
-    writer = commands.add_parser("halves")
-    writer.add_argument("data")
+    writer = commands.add_parser("halves", help="for run: two halves of a set, noise and a classifier, in files")
+    writer.add_argument("data", help="as --data.name of train.py")
     writer.add_argument("--out", type=Path, required=True, help="a folder")
-    runner = commands.add_parser("run")
+    runner = commands.add_parser("run", help="train and evaluate")
     runner.add_argument("names", nargs="+", choices=list(ROWS), metavar="NAME", help="of `list`")
     runner.add_argument("--fashion", type=Path, help="Fashion-MNIST's training images, an IDX file")
     runner.add_argument("--test", type=Path, help="its test images, for the floor and bits/dim")
     runner.add_argument("--inception", type=Path, help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth")
     runner.add_argument("--runs", type=Path, default=Path("runs/ledger"), help="where they are trained")
-    runner.epilog = "Other options are train.py's, such as --train.steps 1000."
+    runner.add_argument("--results", type=Path, default=RESULTS, help="where figures go; default the ledger's own")
+    runner.epilog = "Other options are train.py's, such as --train.steps 1000; with them give --results FILE."
     runner.add_argument("--again", action="store_true", help="evaluate what was evaluated once more")
     args, more = parser.parse_known_args()
     if more and args.command != "run":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     args.more = more
     if args.command == "list":
+        results = read()
         for name, row in ROWS.items():
-            found = "; ".join(title for title in ("training", *row.evaluations) if title in read().get(name, {}))
-            print(f"{name:18} {row.what}; {f'found: {found}' if found else row.needs or 'not run'}")
+            found = sum(title in results.get(name, {}) for title in row.evaluations)
+            there = f"{found} of {len(row.evaluations)} evaluations"
+            print(f"{name:24} {row.what}; {there if found else f'needs {row.needs}' if row.needs else 'not run'}")
     elif args.command == "table":
         (HERE / "README.md").write_text(table())
     elif args.command == "halves":
@@ -553,8 +561,14 @@ def main() -> None:
         pictures(args)
     else:
         args.runs = args.runs.resolve()
-        for name in args.names:
-            run(name, args)
+        if more and args.results == RESULTS:
+            parser.error(f"{shlex.join(more)}: the ledger's figures are of its rows as they stand; give --results FILE")
+        RESULTS = args.results.resolve()
+        try:
+            for name in args.names:
+                run(name, args)
+        except subprocess.CalledProcessError as error:  # it has said what is wrong
+            sys.exit(error.returncode)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ def _source(data: Data) -> Source:
         if is_record_folder(path):
             return record_folder(path)
         return image_folder(path, size=data.size, channels=data.channels, labels=data.labels)
+    if not path.exists() and ("/" in data.name or path.suffix):
+        raise InputError(f"--data.name {data.name}: no such file or folder")
     raise InputError(
         f"--data.name {data.name}: unknown data set. Expected digits, tfds:NAME (such as tfds:{data.name}), hf:NAME, "
         "a .npz or .npy file of images, an IDX file (...-idx3-ubyte or .gz), or a folder: of PNG, JPEG or WebP images, "

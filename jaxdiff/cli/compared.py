@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -224,10 +225,21 @@ def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
         raise InputError(f"--num {num}: there are {len(source):,} images in {name}")
     index = evaluation.some_of(np.arange(len(source)), num or len(source), np.random.default_rng(0))
     draw = partial(evaluation.images_of, source, index, batch=pictures.batch)
+    return Samples(name, len(index), source.image_shape, _shown(source, index), draw, lambda: {"chosen": num})
+
+
+def _shown(source: Source, index: np.ndarray) -> np.ndarray | None:
+    """The labels; of a folder also those in the names of its files, and numbers that are the names of its directories,
+    of which 3 and 7 alone would be the classes 0 and 1."""
     labels = evaluation.labels_of(source, index)
-    if labels is None and isinstance(source, FolderSource):
-        labels = labels_in_names([source.names[i] for i in index])
-    return Samples(name, len(index), source.image_shape, labels, draw, lambda: {"chosen": num})
+    if not isinstance(source, FolderSource):
+        return labels
+    if labels is None or source.class_names is None:
+        return labels_in_names([source.names[i] for i in index])
+    if not all(re.fullmatch(r"\d{1,9}", name) for name in source.class_names):
+        return labels
+    numbers = np.array([int(name) for name in source.class_names], np.int32)
+    return np.take(numbers, labels)
 
 
 def check_files(flag: str, name: str, num: int, draw: Callable[[], Iterator[np.ndarray]]) -> None:
@@ -235,13 +247,21 @@ def check_files(flag: str, name: str, num: int, draw: Callable[[], Iterator[np.n
     or compiled to look at them. (Those of other sets are read already.)"""
     if not Path(name).is_dir():
         return
-    with bar(num, "are they readable") as progress:
-        try:
-            for images in draw():
-                progress(len(images))
-        except InputError as error:
-            said = str(error).partition(". ")[0]  # what follows are flags of train.py
-            raise InputError(f"{flag} {name}: {said}; expected readable images of one size") from None
+    with bar(num, "are they readable") as progress, _reading(flag, name):
+        for images in draw():
+            progress(len(images))
+
+
+@contextmanager
+def _reading(flag: str, name: str) -> Iterator[None]:
+    """Within it an image that is of no use is told of without the flags of train.py."""
+    try:
+        yield
+    except InputError as error:
+        said, _, advice = str(error).partition(". ")
+        if "--data." not in advice:
+            raise
+        raise InputError(f"{flag} {name}: {said}; expected readable images of one size. Mend or remove it") from None
 
 
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:
@@ -301,7 +321,7 @@ def gather_real(
 ) -> Gathered:
     """One pass over the real images, with a progress bar."""
     extract = evaluation.extractor(space, {*moments_of, *keep}, batch=batch)
-    with bar(len(index), "real images") as progress:
+    with bar(len(index), "real images") as progress, _reading("--reference", name):
         return evaluation.gather(
             evaluation.images_of(source, index, batch=batch), extract, name=name, moments_of=moments_of, keep=keep,
             labels=labels, progress=progress,

@@ -122,6 +122,7 @@ def evaluate(
         reference = reference_of(real, pictures, made=samples is None)
     if metrics is None and reference.moments_only:
         of_features = ["frechet"]
+        print(f"note: {reference.name} has no features of each image: no kernel, no manifold", file=sys.stderr)
     if samples is None and (of_features or not bits):
         compared = from_network(pictures, reference, num)
     if compared is not None and reference.shape is not None and reference.shape != compared.shape:
@@ -206,7 +207,10 @@ def _in_features(
         evaluation.check_bootstrap(plan, samples.num)
     if "accuracy" in rows:
         if samples.labels is None:
-            raise InputError(f"--metrics accuracy: {samples.name} has no labels that its images should show")
+            raise InputError(
+                f"--metrics accuracy: {samples.name} has no labels that its images should show; give them as `labels` "
+                "of a .npz, in names such as 000000_3.png, or as directories, one for each class"
+            )
         most, known = int(samples.labels.max()), plan.dimensions["logits"]
         if most >= known:
             raise InputError(f"--metrics accuracy: {samples.name} has the label {most}, the classifier {known} classes")
@@ -261,9 +265,10 @@ def _paired(
     if num is not None or real.reference_num is not None:
         raise InputError(f"--metrics {names[0]}: is of all pairs; leave --num and --reference-num out")
     if reference.source is None or reference.num != samples.num:
+        there = "only statistics" if reference.source is None else f"{len(reference.source):,}"
         raise InputError(
-            f"--metrics {names[0]}: compares image i with image i; {samples.name} has {samples.num:,}, "
-            f"{reference.name} {'none' if reference.source is None else format(len(reference.source), ',')}"
+            f"--metrics {names[0]}: compares image i with image i, and needs as many of both; {samples.name} has "
+            f"{samples.num:,}, {reference.name} {there}"
         )
     perceptual, about = None, {}
     if weights is not None:

@@ -31,7 +31,8 @@ def features_name(
         raise InputError(
             f"{real.reference}: does not say in which features it is; such files are taken for Inception's. Give "
             "--features inception:FILE, and --resize pytorch for statistics of pytorch-fid, clean for clean-fid's, tf1 "
-            "for those of the TensorFlow graph (guided-diffusion, torch-fidelity)"
+            "for those of the TensorFlow graph (guided-diffusion, torch-fidelity); in other features make them by "
+            "jaxdiff statistics"
         )
     if name is None:
         return asked or evaluation.default_features(shape, None if source is None else source.num_classes)

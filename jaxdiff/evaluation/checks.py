@@ -77,10 +77,11 @@ def warnings(rows: Mapping[str, Metric], features: Space, samples: int | None, r
                     "no line there: take ten times as many as features"
                 )
             elif few:
+                enough_parts = samples is not None and samples // 2 > max(sizes)
+                more = "frechet_infinity extrapolates, " if enough_parts and what == "samples" else ""
                 said.append(
                     f"{name}: {count:,} {what} are few for {max(sizes):,} features; the distance is too large by about "
-                    "a constant over their number. Compare it only with others of as many; frechet_infinity "
-                    "extrapolates, kernel is unbiased"
+                    f"a constant over their number. Compare it only with others of as many; {more}kernel is unbiased"
                 )
         smallest = subset_size(samples, reference)
         if name == "kernel" and smallest < Options.subset_size:

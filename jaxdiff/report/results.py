@@ -183,6 +183,7 @@ def _settings(about: dict[str, Any], against: str) -> Key:
         "sampler": sample.pop("sampler", None), "run": str(about.get("name", "")), "weights": weights,
         "step": str(step), **sample, "seed": about.get("seed"), "dtype": about.get("model", {}).get("dtype"),
         "classifier": (about.get("classifier") or {}).get("scale"), "classes": _classes(about),
+        "labels": about.get("labels"),
         **{f"bound's {key}": about[key] for key in OF_BOUND if key in about},
     }  # fmt: skip
     for name in {"network_evaluations": ["steps"], "ema": ["weights"]}.get(against, [against]):
