@@ -20,8 +20,8 @@ def statistics(
     Args:
         real: Which images.
         out: A .npz file, that pytorch-fid reads too.
-        keep: Also all their features, which kernel, manifold and sliced_wasserstein compare with: 4 bytes each. Then
-            they may be fewer than a covariance needs, which nothing of jaxdiff will then take.
+        keep: Also all their features, which kernel, manifold and sliced_wasserstein compare with: 4 bytes each.
+            With them the images may be fewer than a Frechet distance needs, which is then refused.
         batch: At a time.
     """
     if real.reference is None:
