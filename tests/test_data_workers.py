@@ -4,12 +4,14 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, wait
 
 import numpy as np
 import pytest
 
 from jaxdiff import InputError
 from jaxdiff.data import ArraySource, batches, digits
+from jaxdiff.data import workers as data_workers
 from jaxdiff.data.workers import InProcesses
 
 
@@ -56,6 +58,23 @@ def test_workers_leave_ctrl_c_to_their_parent_and_are_there_before_the_first_bat
         np.testing.assert_array_equal(source.gather(np.arange(3))["image"], first["image"])
         assert all(worker.is_alive() for worker in workers.values())
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # here it is not blocked
+
+
+class Hesitant(ProcessPoolExecutor):
+    """One whose tasks are done, if they can be, before the next is given: as on a machine with much else to do."""
+
+    def submit(self, *args, **options):
+        future = super().submit(*args, **options)
+        wait([future], timeout=4)
+        return future
+
+
+@pytest.mark.slow
+def test_all_workers_are_there_however_slowly_they_are_started(monkeypatch):
+    monkeypatch.setattr(data_workers, "ProcessPoolExecutor", Hesitant)
+    with InProcesses(digits(), 2) as source:
+        assert len(source._pool._processes) == 2
+        assert source.gather(np.arange(3))["image"].shape == (3, 8, 8, 1)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.synchronize import Semaphore
 
 import numpy as np
 
@@ -67,15 +68,19 @@ class InProcesses:
         )
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        # Not forked: JAX has threads, which a forked process lacks and may wait for.
-        pool = ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_begin, initargs=(self._source,))
-        # A task starts a worker if none is idle. What is blocked here is blocked in the workers from their beginning.
+        context = get_context("spawn")  # not forked: JAX has threads, which a forked process lacks and may wait for
+        started = context.Semaphore(0)  # no Event: who sets one waits for a worker that was killed while it waited
+        pool = ProcessPoolExecutor(self._workers, context, initializer=_begin, initargs=(self._source, started))
+        # A task starts a worker if none is idle, and none is before all are started. What is blocked here is blocked in
+        # the workers from their beginning.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(self._workers):
                 pool.submit(_nothing)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for _ in range(self._workers):
+                started.release()
         return pool
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
@@ -95,10 +100,11 @@ class InProcesses:
 _of_this_process: Source  # in a worker, what it reads: sent once, not with every batch
 
 
-def _begin(source: Source) -> None:
+def _begin(source: Source, started: Semaphore) -> None:
     global _of_this_process
     _of_this_process = source
     end_with_parent()
+    started.acquire()
 
 
 def end_with_parent() -> None:
