@@ -13,13 +13,11 @@ import argparse
 import dataclasses
 import datetime
 import fcntl
-import hashlib
 import json
 import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -197,6 +195,8 @@ ROWS: dict[str, Row] = {
 
 def run(name: str, args: argparse.Namespace) -> None:
     """Train and evaluate one experiment; what is there, of the same step, options and files, is not done again."""
+    from jaxdiff.files import sha256
+
     row, folder = ROWS[name], args.runs / name
     files = {"TRAIN": args.fashion, "TEST": args.test, "INCEPTION": args.inception}
     trained = {} if row.config is None else train(name, folder, args, files)
@@ -265,6 +265,7 @@ def write_halves(data: str, folder: Path) -> None:
 
     from jaxdiff import build, evaluation
     from jaxdiff.config import Data
+    from jaxdiff.files import write_atomically
 
     source = build.source(Data(name=data))
     order = np.random.default_rng(0).permutation(len(source))
@@ -276,8 +277,7 @@ def write_halves(data: str, folder: Path) -> None:
     np.savez(folder / "NOISE.npz", images=noise)
     weights = evaluation.trained_classifier(source, progress=tqdm).file
     assert weights is not None
-    shutil.copyfile(weights, folder / "WEIGHTS.part")
-    (folder / "WEIGHTS.part").replace(folder / "WEIGHTS.safetensors")
+    write_atomically(folder / "WEIGHTS.safetensors", weights.read_bytes())
 
 
 def train(name: str, folder: Path, args: argparse.Namespace, files: dict[str, Path | None]) -> dict[str, Any]:
@@ -334,10 +334,6 @@ def hardware(seconds: float) -> dict[str, Any]:
 def filled(options: str, files: dict[str, Path | None]) -> str:
     """With files in the place of what the options call them."""
     return re.sub("|".join(files), lambda found: shlex.quote(given(found[0], files)), options)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def git(*words: str) -> str:
