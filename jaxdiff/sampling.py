@@ -16,12 +16,35 @@ from jaxdiff.data.images import to_uint8
 from jaxdiff.flops import multiply_adds
 from jaxdiff.noise import example_keys, fold_in, white_noise
 from jaxdiff.schedules import require
-from jaxdiff.typing import Array, InputError, Model, Prediction, PyTree
+from jaxdiff.typing import Array, Denoiser, InputError, Model, Prediction, PyTree
 
 Generate = Callable[..., Any]
 
 Classify = Callable[[Array, PyTree], Model]
 """`(labels [B], its params) -> ((x_t, t) -> log p(label | x_t) [B])`, a classifier of noisy pictures."""
+
+
+def guided(config: Config, spec: build.Spec, params: PyTree, labels: Array | None, scale: Array | None) -> Denoiser:
+    """The network's denoiser as pictures are made with it: towards the labels, clipped if `config.sample.clip`.
+
+    Args:
+      config: of which `model`, `diffusion` and `sample` are read.
+      spec: of the data.
+      params: the network's.
+      labels: int32 `[B]`; not read by a network without classes.
+      scale: of classifier-free guidance, a number or `[B]`; None is the conditional network alone, at half the cost.
+
+    Returns:
+      `(x_t [B, H, W, C], t scalar or [B]) -> Prediction`, of that B alone if there are labels.
+    """
+    schedule = build.schedule(config.diffusion)
+    both = own = labels if spec.num_classes is not None else None
+    if own is not None and scale is not None:
+        both = jnp.concatenate([own, jnp.full_like(own, spec.num_classes or 0)])
+    predict = build.denoiser(config, spec, params, both)
+    if own is not None and scale is not None:
+        predict = guidance.classifier_free(predict, scale=scale)
+    return denoise.clip_x0(predict, schedule=schedule) if config.sample.clip else predict
 
 
 def generator(config: Config, spec: build.Spec, *, classify: Classify | None = None, path: bool = False) -> Generate:
@@ -62,15 +85,7 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         keys = example_keys(key, index)
         start, steps = (fold_in(keys, i) for i in range(2))
         x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule, t=times[0])
-        both = own = labels if spec.num_classes is not None else None
-        if own is not None and scale is not None:
-            null = jnp.full_like(own, spec.num_classes or 0)
-            both = jnp.concatenate([own, null])
-        predict = build.denoiser(config, spec, params, both)
-        if own is not None and scale is not None:
-            predict = guidance.classifier_free(predict, scale=scale)
-        if config.sample.clip:
-            predict = denoise.clip_x0(predict, schedule=schedule)
+        predict = guided(config, spec, params, labels, scale)
         if classify is not None and guide is not None and labels is not None:
             its, strength = guide
             predict = guidance.classifier(predict, classify(labels, its), scale=strength, schedule=schedule)
