@@ -170,6 +170,21 @@ def user(times: Sequence[float] | np.ndarray) -> np.ndarray:
     return grid
 
 
+def starting_at(times: Sequence[float] | np.ndarray, start: float) -> np.ndarray:
+    """The end of a grid, from its first time that is not later than `start`: where sampling goes on from noisy data.
+
+    Raises:
+      InputError: a start from which no step is left.
+
+    >>> starting_at(uniform(10), 0.35).round(4).tolist()
+    [0.3, 0.2, 0.1, 0.0]
+    """
+    grid = user(times)
+    rest = grid[grid <= start + 1e-9]
+    require(len(rest) > 1, f"start: no step is left from {start} on a grid of {len(grid) - 1} steps; start later")
+    return rest
+
+
 def shifted(times: Sequence[float] | np.ndarray, *, shift: float) -> np.ndarray:
     """A grid of `schedules.Flow` with sigma / alpha times shift: `t -> shift t / (1 + (shift - 1) t)`.
 

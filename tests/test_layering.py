@@ -25,6 +25,7 @@ CORE = [
     "weighting",
     "coupling",
     "likelihood_terms",
+    "operators",
 ]
 ABOVE = ["denoise", "losses", "samplers", "guidance", "testing", "ode", "likelihood"]
 MAY_IMPORT = {
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "preconditioning": ["typing", "schedules", "parameterization"],
     "weighting": ["typing", "schedules", "parameterization"],
     "coupling": ["typing"],
+    "operators": ["typing", "schedules"],
     "likelihood_terms": ["typing", "schedules", "process"],
     "denoise": CORE,
     "losses": CORE,
@@ -93,7 +95,7 @@ MAY_IMPORT = {
         "train",
         "pretrained",
     ],
-    "__init__": [*CORE, *ABOVE],
+    "__init__": [*CORE, *ABOVE, "tasks"],
     "__main__": ["cli"],
 }
 THIRD_PARTY = {  # rooms that may import more than jax and numpy

@@ -3,12 +3,14 @@
 * From two predictions (`guidance.pairs`): `classifier_free`, `rescaled`, `cfg_plus_plus`, `adaptive_projected`, each of
   a denoiser of two halves; `paired` makes one of two denoisers, `auto` and `product` combine denoisers.
 * From a gradient (`guidance.gradients`): `classifier`, `posterior` and `dps`.
+* From a linear measurement (`guidance.linear`, `operators`): `moment_matched` and `null_space`.
 * Any `scale` may be a function of time; `interval` makes one. `APGMomentum` is the one that needs a memory, and so
   is sampler -> sampler.
 """
 
 from jaxdiff.guidance.base import Scale, add_score, interval
 from jaxdiff.guidance.gradients import classifier, dps, gaussian_likelihood, posterior
+from jaxdiff.guidance.linear import moment_matched, null_space
 from jaxdiff.guidance.momentum import APGMomentum
 from jaxdiff.guidance.pairs import (
     adaptive_projected,
@@ -32,6 +34,8 @@ __all__ = [
     "dps",
     "gaussian_likelihood",
     "interval",
+    "moment_matched",
+    "null_space",
     "paired",
     "posterior",
     "product",

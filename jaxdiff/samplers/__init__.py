@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jaxdiff.samplers.base import History, State, draws_noise, sample
+from jaxdiff.samplers.base import History, State, draws_noise, run, sample
 from jaxdiff.samplers.chain import Chain
 from jaxdiff.samplers.ddim import DDIM, Euler, EulerAncestral, invert
 from jaxdiff.samplers.ddpm import DDPM
@@ -14,6 +14,7 @@ from jaxdiff.samplers.linear_multistep import LMS, PNDM
 from jaxdiff.samplers.mala import MALA
 from jaxdiff.samplers.ode import ODE
 from jaxdiff.samplers.renoise import EDM, Ancestral, Churn
+from jaxdiff.samplers.replacement import Replacement, time_travel
 from jaxdiff.samplers.reverse_sde import EulerMaruyama
 from jaxdiff.samplers.runge_kutta import DPM2, Heun
 from jaxdiff.samplers.self_conditioning import SelfConditioning
@@ -80,10 +81,13 @@ __all__ = [
     "Heun",
     "History",
     "LangevinCorrector",
+    "Replacement",
     "SelfConditioning",
     "State",
     "UniPC",
     "draws_noise",
     "invert",
+    "run",
     "sample",
+    "time_travel",
 ]

@@ -3,3 +3,26 @@
 A task is a function here, a command in `cli` and a page in the docs. What it needs of mathematics is in the rooms
 below: `guidance`, `samplers`, `process`, `likelihood`.
 """
+
+from jaxdiff.tasks.edit import edited, from_noised, generated, transfer
+from jaxdiff.tasks.inpaint import inpaint
+from jaxdiff.tasks.interpolate import between_latents, between_noised
+from jaxdiff.tasks.remove_noise import estimate_noise, posterior_mean, posterior_samples, time_of_noise
+from jaxdiff.tasks.restore import METHODS, Method, restore
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "between_latents",
+    "between_noised",
+    "edited",
+    "estimate_noise",
+    "from_noised",
+    "generated",
+    "inpaint",
+    "posterior_mean",
+    "posterior_samples",
+    "restore",
+    "time_of_noise",
+    "transfer",
+]
