@@ -38,7 +38,7 @@ def restore(
 ) -> Array:
     """Draws from the posterior of pictures given `y = A x + noise_std n`.
 
-    * `moments`: `guidance.moment_matched`, exact for Gaussian data; a call costs 1 + `iterations` backward passes.
+    * `moments`: `guidance.moment_matched`, exact for Gaussian data; a step costs 2 + `iterations` calls of the network.
     * `dps`: `guidance.dps`; its Algorithm 1 with `DDPM` and an even grid; one backward pass a call.
     * `null_space`: `guidance.null_space`, for `noise_std` 0 and an operator of `operators`; no backward pass.
 
