@@ -118,7 +118,7 @@ def network_evaluations(config: Config, spec: build.Spec) -> int | None:
         jax.debug.callback(calls.append, None)
         return exact(x_t, t)._replace(log_var=jnp.zeros_like(x_t) if config.diffusion.learned_variance else None)
 
-    sampler, times, scale, _ = _settings(config)
+    sampler, times, scale, _ = settings(config)
     run = jax.jit(lambda x: samplers.sample(jax.random.key(0), counted, sampler, times, x))
     x = jnp.ones((1, *spec.image_shape))
     try:
@@ -174,7 +174,7 @@ def cycle(labels: Sequence[int], num: int) -> np.ndarray:
     return np.resize(np.asarray(labels, np.int32), num)
 
 
-def _settings(config: Config) -> tuple[Any, Array, Array | None, Array]:
+def settings(config: Config) -> tuple[Any, Array, Array | None, Array]:
     """`config.sample` as `generate` takes it: the sampler, the times, the scale of guidance, the temperature."""
     schedule, sample = build.schedule(config.diffusion), config.sample
     scale = None if sample.guidance == 1 else jnp.float32(sample.guidance)
@@ -212,12 +212,12 @@ def in_batches(
     Raises:
       InputError: a picture is NaN or infinite.
     """
-    settings, devices = _settings(config), jax.device_count()
+    chosen, devices = settings(config), jax.device_count()
     share = -(-min(batch, num) // devices)
     for first in range(0, num, share * devices):
         index = np.arange(first, first + share * devices, dtype=np.int32)
         some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, share)
-        x = program(params, key, index.reshape(devices, share), some, *settings, guide)
+        x = program(params, key, index.reshape(devices, share), some, *chosen, guide)
         images = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
         if not np.isfinite(images).all():
             raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
@@ -246,7 +246,7 @@ def paths(
     devices = jax.local_device_count()
     index = np.arange(-(-num // devices) * devices, dtype=np.int32)
     some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, -1)
-    found = program(params, key, index.reshape(devices, -1), some, *_settings(config), guide)
+    found = program(params, key, index.reshape(devices, -1), some, *settings(config), guide)
     # [devices, n + 1, B, ...]
     way, guesses = (np.concatenate(list(np.asarray(x)), axis=1)[:, :num] for x in found)
     return way, guesses

@@ -7,9 +7,12 @@ from tyro.extras import SubcommandApp
 from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.data import data
+from jaxdiff.cli.edit import edit, interpolate, transfer, variations
 from jaxdiff.cli.ema import ema
 from jaxdiff.cli.evaluate import evaluate
+from jaxdiff.cli.inpaint import inpaint
 from jaxdiff.cli.plot import plot
+from jaxdiff.cli.restore import denoise, restore
 from jaxdiff.cli.statistics import statistics
 
 app = SubcommandApp()
@@ -18,6 +21,8 @@ app.command(checkpoint, name="checkpoint", help="List, verify or export a run's 
 app.command(ema)
 app.command(evaluate)
 app.command(statistics)
+for task in (inpaint, restore, denoise, variations, transfer, edit, interpolate):
+    app.command(task)
 app.command(plot, name="plot", help="Draw metrics, losses, bits per dimension, the process, or nearest neighbours.")
 
 

@@ -1,6 +1,7 @@
 """Inpainting as a sampler round any sampler: what is known is put into x after every step, as noisy as x is there."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import numpy as np
 
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.process import q_sample, q_transition
-from jaxdiff.schedules import check_whole
+from jaxdiff.samplers.base import State
+from jaxdiff.schedules import check_whole, require
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
 
@@ -72,6 +74,23 @@ class Replacement:
             return state._replace(x=jnp.where(mask > 0, known, state.x))
 
         return jax.lax.cond(jnp.all(s > t), up, down, state)
+
+
+def check_resampling(sampler: Any, resamplings: int) -> None:
+    """Raise `InputError` for more than one resampling by a sampler that remembers the steps before.
+
+    >>> from jaxdiff.samplers import UniPC
+    >>> from jaxdiff.schedules import VP
+    >>> check_resampling(UniPC(VP()), 2)
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: UniPC remembers the steps before, wrong after going up; use DDPM, or 1 resampling
+    """
+    check_whole("resamplings", resamplings)
+    require(
+        resamplings == 1 or inspect.signature(sampler.init).return_annotation is State,
+        f"{type(sampler).__name__} remembers the steps before, wrong after going up; use DDPM, or 1 resampling",
+    )
 
 
 def time_travel(steps: int, *, jump_length: int, resamplings: int) -> np.ndarray:

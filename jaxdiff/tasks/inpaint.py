@@ -1,14 +1,12 @@
 """Inpainting and outpainting: a part of the picture is known, the rest is made to fit."""
 
-import inspect
 from typing import Any
 
 import jax.numpy as jnp
 
 from jaxdiff.noise import fold_in, per_example
 from jaxdiff.process import prior
-from jaxdiff.samplers import Replacement, State, run, time_travel
-from jaxdiff.schedules import require
+from jaxdiff.samplers import Replacement, check_resampling, run, time_travel
 from jaxdiff.typing import Array, Denoiser
 
 
@@ -59,11 +57,7 @@ def inpaint(
     """
     steps = jnp.shape(times)[0] - 1
     path = time_travel(steps, jump_length=jump_length, resamplings=resamplings)
-    remembers = inspect.signature(sampler.init).return_annotation is not State
-    require(
-        resamplings == 1 or not remembers,
-        f"{type(sampler).__name__} remembers the steps before, wrong after going up; use DDPM, or 1 resampling",
-    )
+    check_resampling(sampler, resamplings)
     keys = per_example(key, known.shape[0])
     x = prior(fold_in(keys, 0), known.shape, schedule=sampler.schedule, t=times[0]).astype(known.dtype)
     inside = Replacement(sampler, known, mask)

@@ -1,0 +1,210 @@
+"""Commands that begin from images: which, with which network, and what is made of them."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxdiff import build, on_images
+from jaxdiff.cli.out import check_numbers, writing
+from jaxdiff.cli.pictures import Pictures, Prepared, prepare
+from jaxdiff.config import Config, Data
+from jaxdiff.data.images import check_out, to_uint8, write_samples
+from jaxdiff.evaluation import labels_of, size_of
+from jaxdiff.metrics import psnr
+from jaxdiff.typing import InputError, Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfImages(Pictures):
+    """Which images, with which network, and how."""
+
+    images: str
+    """As --data.name of train.py: a folder of images, a .npz, .npy or IDX file, digits, tfds:NAME, hf:NAME."""
+    split: str = "train"
+    """Of a TFDS or Hugging Face set."""
+    num: int | None = None
+    """The first so many; default all."""
+    draws: int = 1
+    """Pictures of each image."""
+    out: Path
+    """NAME.png: a row for each image, what was given first. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A
+    folder: one PNG each. The draws of an image follow each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A command's work, checked.
+
+    Attributes:
+      made: the network.
+      others: networks besides.
+      images: uint8 `[N, H, W, C]`.
+      labels: of each, as the command said or as the images have them, `[N]`; None for a network without classes.
+    """
+
+    command: OfImages
+    made: Prepared
+    others: tuple[Prepared, ...]
+    images: np.ndarray
+    labels: np.ndarray | None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The network's."""
+        return build.schedule(self.made.config.diffusion)
+
+    @property
+    def sampler(self) -> Any:
+        """As the options say."""
+        return build.sampler(self.made.config, self.schedule)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The whole grid."""
+        return build.times(self.made.config.sample, self.schedule)
+
+    def draw(
+        self,
+        task: on_images.Task,
+        *,
+        given: np.ndarray | None = None,
+        labels: Sequence[np.ndarray | None] | None = None,
+        times: np.ndarray | None = None,
+        numbers: np.ndarray | None = None,
+        clip: bool = True,
+    ) -> np.ndarray:
+        """Do it: float32 `[draws, N, H, W, C]`.
+
+        Args:
+          task: of `on_images`.
+          given: what the task sees in place of the images, uint8 or float32 in [-1, 1], `[N, ...]`.
+          labels: in place of the images'.
+          times: in place of the whole grid.
+          numbers: whose draws of noise each image has, `[N]`; default its own, 0, 1, ...
+          clip: what each network predicts; False leaves it to the task.
+        """
+        command, every = self.command, (self.made, *self.others)
+        networks = [on_images.Network(made.config if clip else _unclipped(made), made.spec) for made in every]
+        loaded = [made.load() for made in every]
+        params = tuple(params for _, params in loaded)
+        compiled = on_images.program(task, networks)
+        own = (self.labels,) if labels is None else tuple(labels)
+        what = self.images if given is None else given
+        numbers = np.arange(len(what), dtype=np.int32) if numbers is None else numbers
+        done = []
+        with tqdm(total=command.draws * len(what), unit="img", desc=", ".join(name for name, _ in loaded)) as bar:
+            for k in range(command.draws):
+                key = jax.random.fold_in(jax.random.key(command.seed), k)
+                parts = []
+                for pictures in on_images.in_batches(
+                    compiled,
+                    self.made.config,
+                    params,
+                    key,
+                    own,
+                    what,
+                    batch=command.batch,
+                    times=times,
+                    numbers=numbers,
+                ):
+                    parts.append(pictures)
+                    bar.update(len(pictures))
+                done.append(np.concatenate(parts))
+        return np.stack(done)
+
+    def write(self, drawn: np.ndarray, *before: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """The pictures, `[draws, N, H, W, C]` in [-1, 1]; in a grid after those of `before`, uint8 `[N, H, W, C]`."""
+        out = self.command.out
+        pictures = to_uint8(drawn).swapaxes(0, 1)
+        shown = labels if labels is not None else self.labels
+        with writing(out):
+            if out.suffix.lower() == ".png":
+                rows = np.concatenate([*(some[:, None] for some in before), pictures], axis=1)
+                write_samples(out, rows.reshape(-1, *rows.shape[2:]), None, columns=rows.shape[1])
+            else:
+                each = None if shown is None else np.repeat(shown, len(drawn))
+                write_samples(out, pictures.reshape(-1, *pictures.shape[2:]), each)
+        print(f"{pictures.shape[0] * pictures.shape[1]} pictures: {out}")
+
+    def compare(self, **made: np.ndarray) -> None:
+        """Say the mean PSNR of pictures in [-1, 1], by name, to the images."""
+        real = self.images.astype(np.float32) / 127.5 - 1
+        found = {name: float(np.mean(np.asarray(psnr(np.clip(x, -1, 1), real)))) for name, x in made.items()}
+        print("PSNR to the images: " + ", ".join(f"{name.replace('_', ' ')} {x:.2f} dB" for name, x in found.items()))
+
+
+def _unclipped(made: Prepared) -> Config:
+    return dataclasses.replace(made.config, sample=dataclasses.replace(made.config.sample, clip=False))
+
+
+def prepared(
+    command: OfImages,
+    *,
+    default_sampler: str | None = None,
+    fixed_sampler: str | None = None,
+    others: Sequence[Pictures] = (),
+    shape: Callable[[tuple[int, int, int]], tuple[int, ...]] = tuple,
+) -> Work:
+    """Check all that can be before anything is compiled.
+
+    Args:
+      command: the options.
+      default_sampler: in place of the run's, where none is given.
+      fixed_sampler: of a task that is defined with it: another is refused.
+      others: networks besides, of the same pictures.
+      shape: of the network's pictures -> of the images.
+
+    Raises:
+      InputError: options that do not fit each other, the network or the images.
+    """
+    check_out(command.out)
+    check_numbers(num=command.num, draws=command.draws, batch=command.batch)
+    if fixed_sampler is not None and command.sampler not in (None, fixed_sampler):
+        raise InputError(f"--sampler {command.sampler}: this is done with {fixed_sampler}; leave it out")
+    wanted = fixed_sampler or command.sampler or default_sampler
+    try:
+        source = build.source(Data(name=command.images, split=command.split))
+    except InputError as error:
+        raise InputError(str(error).replace("--data.name", "--images").replace("--data.", "--")) from None
+    if command.num is not None and command.num > len(source):
+        raise InputError(f"--num {command.num}: there are {len(source):,} images in {command.images}")
+    index = np.arange(command.num or len(source))
+    own = labels_of(source, index)
+
+    def by_class(classes: int, given: Sequence[int]) -> np.ndarray | None:
+        if given:
+            return None
+        if own is not None and own.max() < classes:
+            return own
+        print("note: the images have no labels that the network knows: it is told none", file=sys.stderr)
+        return np.full(len(index), classes, np.int32)
+
+    made, *rest = (
+        prepare(one, len(index), by_class=partial(by_class, given=one.labels))
+        for one in (dataclasses.replace(command, sampler=wanted), *others)
+    )
+    besides = tuple(rest)
+    for other in besides:
+        if other.spec.image_shape != made.spec.image_shape:
+            sizes = " and ".join(size_of(one.spec.image_shape) for one in (made, other))
+            raise InputError(f"the two networks know pictures of {sizes}: expected one size")
+        if build.schedule(other.config.diffusion) != build.schedule(made.config.diffusion):
+            raise InputError("the two networks have different schedules: a latent of one is none of the other")
+    if made.latents:
+        raise InputError("this network makes latents for an autoencoder, which are no pictures")
+    told = (made.labels is not None) and bool((made.labels == made.spec.num_classes).any())
+    if told and not made.config.model.null_label:
+        raise InputError("this network must be told what the pictures show: give --labels")
+    expected = shape(made.spec.image_shape)
+    if source.image_shape != expected:
+        raise InputError(
+            f"--images {command.images}: {size_of(source.image_shape)}; expected {size_of(expected)}, for the network"
+        )
+    return Work(command, made, besides, source.gather(index)["image"], made.labels)

@@ -1,0 +1,122 @@
+"""Tasks on many images: one pure function, and a driver that runs it in batches on all devices."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import build, sampling
+from jaxdiff.config import Config
+from jaxdiff.noise import example_keys, fold_in
+from jaxdiff.typing import Array, Denoiser, InputError, PyTree, Schedule
+
+
+class Network(NamedTuple):
+    """Config and spec of a network; its parameters travel apart, as arguments of the program."""
+
+    config: Config
+    spec: build.Spec
+
+
+class Given(NamedTuple):
+    """What a task is given, of B images.
+
+    Attributes:
+      keys: `[B]`, each image's own.
+      images: float32 `[B, h, w, c]` in [-1, 1].
+      predict: of each network, labels `[B]` or None -> its denoiser as `sampling.guided` makes it.
+      labels: tuples of labels `[B]`, as many as the task asks for; None without classes.
+      sampler: by the settings of the first network's config, as the others.
+      times: `[n + 1]`.
+      temperature: scales the injected noise.
+      schedule: gives alpha and sigma.
+    """
+
+    keys: Array
+    images: Array
+    predict: tuple[Callable[[Array | None], Denoiser], ...]
+    labels: tuple[Array | None, ...]
+    sampler: Any
+    times: Array
+    temperature: Array
+    schedule: Schedule
+
+
+Task = Callable[[Given], Array]
+"""Images to pictures, float32 `[B, H, W, C]`; `tasks` has what it may compose."""
+
+
+def program(task: Task, networks: Sequence[Network]) -> Any:
+    """The task over all devices, compiled once: `(params of each, key, index, labels, images, settings...)`, of which
+    index `[devices, B]`, labels and images are split."""
+    schedule = build.schedule(networks[0].config.diffusion)
+
+    def run(
+        params: tuple[PyTree, ...],
+        key: Array,
+        index: Array,
+        labels: tuple[Array | None, ...],
+        images: Array,
+        sampler: Any,
+        times: Array,
+        scale: Array | None,
+        temperature: Array,
+    ) -> Array:
+        def predict(network: Network, own: PyTree) -> Callable[[Array | None], Denoiser]:
+            return lambda labels: sampling.guided(*network, own, labels, scale)
+
+        makers = tuple(map(predict, networks, params))
+        keys = fold_in(example_keys(key, index), 0)
+        return task(Given(keys, images, makers, labels, sampler, times, temperature, schedule))
+
+    return jax.pmap(run, in_axes=(None, None, 0, 0, 0, *[None] * 4))
+
+
+def in_batches(
+    compiled: Any,
+    config: Config,
+    params: tuple[PyTree, ...],
+    key: Array,
+    labels: tuple[np.ndarray | None, ...],
+    images: np.ndarray,
+    *,
+    batch: int,
+    numbers: np.ndarray,
+    times: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """What the task makes of uint8 images `[N, ...]`, as float32 batches; image i's is the same in any batch.
+
+    Args:
+      compiled: of `program`.
+      config: of which `sample` and `diffusion` are read.
+      params: of each network.
+      key: of this draw.
+      labels: each `[N]` or None.
+      images: uint8 `[N, h, w, c]`, or float32 in [-1, 1].
+      batch: at a time, rounded up to a multiple of the devices.
+      numbers: by which each image draws its noise, int32 `[N]`.
+      times: in place of those of `config.sample`.
+
+    Raises:
+      InputError: a picture is NaN or infinite.
+    """
+    sampler, grid, scale, temperature = sampling.settings(config)
+    grid = grid if times is None else jnp.asarray(times, jnp.float32)
+    num, devices = len(images), jax.local_device_count()
+    share = -(-min(batch, num) // devices)
+    wide = images if images.dtype == np.float32 else images.astype(np.float32) / np.float32(127.5) - 1
+
+    def split(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return np.asarray(x[index].reshape(devices, share, *x.shape[1:]))
+
+    for first in range(0, num, share * devices):
+        index = np.arange(first, first + share * devices, dtype=np.int32)
+        there = np.minimum(index, num - 1)  # the last batch is filled up, and cut
+        own = tuple(None if some is None else split(some, there) for some in labels)
+        x = compiled(params, key, split(numbers, there), own, split(wide, there), sampler, grid, scale, temperature)
+        made = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
+        if not np.isfinite(made).all():
+            raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
+        yield made

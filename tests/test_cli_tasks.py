@@ -1,0 +1,196 @@
+"""The commands that begin from images, on a run of a few steps and on a run whose network is exact."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff.cli import main
+from jaxdiff.cli.inpaint import known_of
+from jaxdiff.data import digits
+from jaxdiff.typing import InputError
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Six digits, and the same at half their size and with colours."""
+    folder = tmp_path_factory.mktemp("images")
+    some = digits().gather(np.arange(6))
+    whole = some["image"]
+    small = whole.reshape(6, 4, 2, 4, 2, 1).mean((2, 4)).astype(np.uint8)
+    np.savez(folder / "whole.npz", images=whole, labels=some["label"])
+    np.savez(folder / "unlabelled.npz", images=whole)
+    np.savez(folder / "small.npz", images=small)
+    np.savez(folder / "colours.npz", images=np.repeat(whole, 3, -1))
+    return folder
+
+
+def run(trained, images, *args, out="x.npz", file="whole.npz", tmp_path):
+    main(
+        [
+            args[0],
+            "--run",
+            str(trained / "run"),
+            "--images",
+            str(images / file),
+            *args[1:],
+            "--out",
+            str(tmp_path / out),
+        ]
+    )
+    return tmp_path / out
+
+
+COMMANDS = {
+    "inpaint": ("inpaint", "--mask", "left", "--resamplings", "2", "--jump-length", "1"),
+    "outpaint": ("inpaint", "--mask", "frame:2", "--method", "replacement", "--sampler", "ddim"),
+    "guided": ("inpaint", "--mask", "center:3", "--method", "moments"),
+    "dps": ("inpaint", "--mask", "random:0.5", "--method", "dps"),
+    "restore": ("restore", "--operator", "downsample", "--degrade", "--noise", "0.1"),
+    "blur": ("restore", "--operator", "blur", "--method", "null_space"),
+    "denoise": ("denoise", "--degrade", "0.3"),
+    "mean": ("denoise", "--noise", "0.2", "--mean"),
+    "variations": ("variations", "--strength", "0.7"),
+    "transfer": ("transfer", "--labels", "3"),
+    "edit": ("edit", "--more", "3", "--less", "1"),
+    "interpolate": ("interpolate", "--shown", "3"),
+    "noised": ("interpolate", "--shown", "2", "--through", "noised", "--strength", "0.7"),
+}
+RANDOM = ["inpaint", "dps", "restore", "denoise", "variations", "noised"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_makes_pictures_and_each_is_the_same_in_any_batch(name, trained, images, tmp_path):
+    command = COMMANDS[name]
+    once = np.load(run(trained, images, *command, tmp_path=tmp_path))
+    again = np.load(run(trained, images, *command, "--batch", "4", out="y.npz", tmp_path=tmp_path))
+    assert once["images"].dtype == np.uint8
+    assert once["images"].shape[1:] == (8, 8, 1)
+    assert np.abs(once["images"].astype(int) - again["images"]).max() <= 1
+    if name in RANDOM:
+        other = np.load(run(trained, images, *command, "--seed", "1", out="z.npz", tmp_path=tmp_path))
+        assert (once["images"] != other["images"]).any()
+
+
+def test_what_is_known_stays(trained, images, tmp_path):
+    """To the bit, in every draw; the rest changes; a grid has a row for each image."""
+    made = np.load(run(trained, images, *COMMANDS["outpaint"], "--draws", "2", tmp_path=tmp_path))["images"]
+    real = np.load(images / "whole.npz")["images"]
+    np.testing.assert_array_equal(made[::2, 2:-2, 2:-2], real[:, 2:-2, 2:-2])
+    assert (made[::2] != made[1::2]).any()
+    assert (made[::2, 0] != real[:, 0]).any()
+    path = run(trained, images, *COMMANDS["outpaint"], "--draws", "2", out="x.png", tmp_path=tmp_path)
+    with Image.open(path) as picture:
+        assert picture.size == (4 * 33 + 1, 6 * 33 + 1)
+
+
+def test_measurements_that_are_files(trained, images, tmp_path):
+    args = ("restore", "--operator", "downsample", "--method", "null_space")
+    made = np.load(run(trained, images, *args, file="small.npz", tmp_path=tmp_path))["images"]
+    assert made.shape == (6, 8, 8, 1)
+
+
+def test_a_transfer_to_the_own_label_returns_the_picture(trained, images, tmp_path):
+    """Inversion and generation are inverse, but for the steps' length; a deterministic path, whatever the seed."""
+    args = ("transfer", "--source-labels", "1", "--labels", "1", "--corrections", "3", "--steps", "200")
+    made = np.load(run(trained, images, *args, "--guidance", "1", tmp_path=tmp_path))["images"]
+    real = np.load(images / "whole.npz")["images"]
+    assert np.abs(made.astype(int) - real).mean() < 8
+
+
+def test_labels_that_are_not_given(trained, images, tmp_path, capsys):
+    run(trained, images, "variations", file="unlabelled.npz", tmp_path=tmp_path)
+    assert "no labels that the network knows" in capsys.readouterr().err
+    found = np.load(run(trained, images, "variations", out="y.npz", tmp_path=tmp_path))
+    assert found["labels"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_masks():
+    shape = (6, 8, 1)
+    count = {"left": 24, "right": 24, "top": 24, "bottom": 24, "center:2": 4, "frame:1": 24, "center:6": 36}
+    for mask, unknown in count.items():
+        known = known_of(mask, shape, seed=0)
+        assert known.shape == (6, 8, 1)
+        assert (known == 0).sum() == unknown, mask
+    assert 0 < (known_of("random:0.5", shape, seed=0) == 0).sum() < 48
+    assert known_of("left", shape, seed=0)[0, :, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_a_mask_from_a_file(tmp_path):
+    white = np.zeros((6, 8), np.uint8)
+    white[2, 3] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    known = known_of(str(tmp_path / "mask.png"), (6, 8, 3), seed=0)
+    assert known[2, 3, 0] == 0
+    assert known.sum() == 47
+    with pytest.raises(InputError, match="6x8 pixels; expected 8x8"):
+        known_of(str(tmp_path / "mask.png"), (8, 8, 3), seed=0)
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        known_of(str(tmp_path / "no.png"), (8, 8, 3), seed=0)
+
+
+MISTAKES = [
+    (("inpaint", "--mask", "middle"), "--mask middle: expected a picture's file"),
+    (("inpaint", "--mask", "center:9"), "--mask center:9"),
+    (("inpaint", "--mask", "frame:4"), "--mask frame:4"),
+    (("inpaint", "--mask", "random:0"), "--mask random:0"),
+    (("inpaint", "--mask", "left", "--resamplings", "0"), "resamplings"),
+    (("inpaint", "--mask", "left", "--sampler", "unipc"), "remembers the steps before"),
+    (("inpaint", "--mask", "left", "--noise", "0.1"), "repaint takes what was measured as exact"),
+    (("inpaint", "--mask", "left", "--method", "dps", "--sampler", "ddim"), "dps is an algorithm of ddpm's steps"),
+    (("restore", "--operator", "downsample"), "expected 4x4x1"),
+    (("restore", "--operator", "downsample", "--factor", "3"), "3 must divide both"),
+    (("restore", "--operator", "grey", "--degrade"), "3 weights for pictures of 1 channels"),
+    (("restore", "--operator", "blur", "--blur", "0"), "positive number of pixels"),
+    (("restore", "--operator", "blur", "--noise", "-1"), "--noise -1.0: expected 0 or more"),
+    (("restore", "--operator", "blur", "--iterations", "0"), "--iterations 0"),
+    (("denoise", "--noise", "0"), "--noise 0.0: expected a positive number"),
+    (("denoise", "--mean", "--draws", "2"), "--mean: is one call"),
+    (("variations", "--strength", "0"), "--strength 0.0: expected above 0"),
+    (("variations", "--strength", "0.01"), "no step is left"),
+    (("variations", "--num", "7"), "there are 6 images"),
+    (("variations", "--draws", "0"), "--draws 0"),
+    (("transfer",), "transfer to what?"),
+    (("transfer", "--labels", "3", "--sampler", "ddpm"), "this is done with ddim"),
+    (("transfer", "--labels", "3", "--eta", "0.5"), "DDIM without noise"),
+    (("transfer", "--labels", "11"), "--labels 11: expected labels from 0 to 9"),
+    (("edit", "--more", "10", "--less", "0"), "--more 10: expected a label from 0 to 9"),
+    (("interpolate", "--num", "1"), "at least two images"),
+    (("interpolate", "--shown", "0"), "--shown 0"),
+]
+
+
+@pytest.mark.parametrize(("args", "said"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
+def test_mistakes_are_one_line_before_anything_is_compiled(args, said, trained, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "pmap", lambda *_, **__: pytest.fail("compiled"))
+    with pytest.raises(SystemExit) as stopped:
+        run(trained, images, *args, tmp_path=tmp_path)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("error:") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_another_kind_are_refused(trained, images, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(trained, images, "variations", file="colours.npz", tmp_path=tmp_path)
+    assert "8x8x3; expected 8x8x1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(trained, images, "variations", file="none.npz", tmp_path=tmp_path)
+    assert "none.npz: no such file" in capsys.readouterr().err
+
+
+def test_a_network_with_another_schedule_takes_no_latents(trained, images, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(trained / "run", other)
+    text = json.loads((other / "run.json").read_text())
+    text["config"]["diffusion"]["schedule"] = "linear"
+    (other / "run.json").write_text(json.dumps(text))
+    with pytest.raises(SystemExit):
+        run(trained, images, "transfer", "--to-run", str(other), tmp_path=tmp_path)
+    assert "different schedules" in capsys.readouterr().err
