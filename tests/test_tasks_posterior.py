@@ -152,15 +152,3 @@ def test_replacement_and_repaint_are_exact_where_the_parts_are_independent():
         x = inpainted(predict, known, jump_length=20, resamplings=resamplings)
         np.testing.assert_array_equal(x[:, :, :2], known[:, :, :2])
         compare(np.asarray(x).reshape(N, -1)[:, FREE], MEAN.ravel()[FREE], 0.36 * np.eye(FREE.sum()), slack=0.02)
-
-
-def test_resampling_brings_repaint_nearer_to_the_posterior():
-    """Of a Gaussian field: the error of the mean, in standard deviations of the posterior, falls with resampling."""
-    mean, covariance = posterior(matrix(OPERATORS["mask"]), (TRUTH * MASK).ravel(), 0.0)
-    std = np.sqrt(np.diag(covariance).clip(0))
-    known = jnp.broadcast_to(jnp.asarray(TRUTH[None], jnp.float32), (N, *SHAPE))
-    off = []
-    for resamplings in (1, 10):
-        x = np.asarray(inpainted(DENOISE, known, jump_length=10, resamplings=resamplings), np.float64)
-        off.append(np.abs((x.reshape(N, -1).mean(0) - mean)[FREE] / std[FREE]).max())
-    assert off[1] < off[0] / 2
