@@ -26,7 +26,7 @@ def modulated(x: Array, shift: Array, scale: Array, *, norm: str = "layer", eps:
     Source: Peebles & Xie 2022 (arXiv 2212.09748), section 3.2 (adaLN).
     """
     h = normalised(x, centre=norm == "layer", eps=eps)
-    shift, scale = (m.astype(h.dtype).reshape(len(m), *(1,) * (x.ndim - 2), -1) for m in (shift, scale))
+    shift, scale = (m.astype(h.dtype).reshape(m.shape[0], *(1,) * (x.ndim - 2), -1) for m in (shift, scale))
     return (h * (1 + scale) + shift).astype(x.dtype)
 
 
@@ -71,7 +71,7 @@ class TransformerBlock(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init_default)
         modulation = nn.Dense(6 * channels, dtype=self.dtype, kernel_init=init_zero, name="modulation")(nn.silu(emb))
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
-        gate_1, gate_2 = (gate.reshape(len(x), *(1,) * (x.ndim - 2), -1) for gate in (gate_1, gate_2))
+        gate_1, gate_2 = (gate.reshape(x.shape[0], *(1,) * (x.ndim - 2), -1) for gate in (gate_1, gate_2))
 
         h = modulated(x, shift_1, scale_1, norm=self.norm, eps=self.norm_eps)
         h = SelfAttention(self.heads, self.qk_norm, self.dtype, name="attention")(h, angles)
