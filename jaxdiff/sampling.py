@@ -12,9 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff import build, denoise, guidance, process, samplers, testing
 from jaxdiff.config import Config
-from jaxdiff.data.images import to_uint8
 from jaxdiff.flops import multiply_adds
 from jaxdiff.noise import example_keys, fold_in, white_noise
+from jaxdiff.pixels import to_uint8
 from jaxdiff.schedules import require
 from jaxdiff.typing import Array, Denoiser, InputError, Model, Prediction, PyTree
 

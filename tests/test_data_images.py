@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data.images import check_out, grid, labels_in_names, to_uint8, write_png, write_samples
+from jaxdiff.data.images import check_out, grid, labels_in_names, write_png, write_samples
+from jaxdiff.pixels import to_uint8
 from jaxdiff.typing import InputError
 
 rng = np.random.default_rng(0)

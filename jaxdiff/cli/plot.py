@@ -18,8 +18,9 @@ from jaxdiff.cli.neighbours import neighbours
 from jaxdiff.cli.out import check_file, check_numbers, save, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.data import Source, Subset, in_order
-from jaxdiff.data.images import MOVING, to_uint8, write_animation
+from jaxdiff.data.images import MOVING, write_animation
 from jaxdiff.evaluation import size_of
+from jaxdiff.pixels import to_uint8
 from jaxdiff.report import figures, results
 from jaxdiff.report.figures import Block
 from jaxdiff.train.evaluate import every_term, pmapped

@@ -1,4 +1,4 @@
-"""Images at the border: float [-1, 1] <-> uint8, grids, and pictures in files."""
+"""Images at the border: grids, and pictures in files."""
 
 import os
 import re
@@ -12,16 +12,6 @@ from PIL import Image
 
 from jaxdiff.files import write_atomically
 from jaxdiff.typing import InputError
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] -> 0..255, rounded; values outside are clipped.
-
-    >>> to_uint8(np.array([-1.0, 0.0, 1.0, 7.0])).tolist()
-    [0, 128, 255, 255]
-    """
-    levels = np.rint((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5)
-    return np.asarray(levels, np.uint8)
 
 
 def grid(images: np.ndarray, *, columns: int | None = None, min_tile: int = 32) -> np.ndarray:
