@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from jaxdiff.files import write_atomically
 from jaxdiff.typing import InputError, PyTree
@@ -35,12 +35,21 @@ def write_weights(path: Path, params: PyTree, metadata: Mapping[str, Any]) -> No
     ({'params': {'gain': array(1., dtype=float32), 'w': array([1., 1.], dtype=float32)}}, {'step': 7})
     """
     check_name(path)
-    tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in named(params).items()}
-    words = {name: json.dumps(value) for name, value in metadata.items()}
+    tensors, words = _contents(params, metadata)
     try:
         write_atomically(path, lambda file: save_file(tensors, file.name, words))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
+
+
+def encode_weights(params: PyTree, metadata: Mapping[str, Any]) -> bytes:
+    """What `write_weights` writes. Only metadata of at most one name are in the same order every time."""
+    return bytes(save(*_contents(params, metadata)))
+
+
+def _contents(params: PyTree, metadata: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    tensors = {name: np.asarray(leaf, np.float32, order="C") for name, leaf in named(params).items()}
+    return tensors, {name: json.dumps(value) for name, value in metadata.items()}
 
 
 def read_weights(path: Path, like: PyTree) -> PyTree:

@@ -78,6 +78,8 @@ MAY_IMPORT = {
         "testing",
         "evaluation",
     ],
+    "serving": ["typing", "pixels"],
+    "export": ["typing", "samplers", "config", "build", "sampling", "weights", "files", "serving"],
     "report": ["typing", "files", "losses", "report"],
     "cli": [
         "cli",
@@ -96,6 +98,7 @@ MAY_IMPORT = {
         "metrics",
         "sampling",
         "on_images",
+        "export",
         "evaluation",
         "features",
         "report",
@@ -159,10 +162,11 @@ def test_scripts_see_only_the_command_line():
 
 
 def test_no_jit_pmap_or_print_below_the_scripts():
-    """The caller chooses how to compile; only train/, sampling, evaluation and init in build run programs."""
+    """The caller chooses how to compile; only train/, sampling, evaluation, init in build, export and serving run or
+    make programs."""
     for path in FILES:
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-        if room(path) not in ("train", "sampling", "on_images", "build", "evaluation"):
+        if room(path) not in ("train", "sampling", "on_images", "build", "evaluation", "export", "serving"):
             assert not calls & {"jax.jit", "jax.pmap", "jax.lax.pmean"}, path
         if room(path) != "cli":
             assert "print" not in calls, path

@@ -301,8 +301,7 @@ def from_network(pictures: Pictures, reference: Reference, num: int | None) -> S
             there = read_metadata(Path(pictures.weights))
             chosen |= {"average": there.get("weights"), "step": there.get("step")}
         if pictures.classifier is not None:
-            scale = 1.0 if pictures.classifier_scale is None else pictures.classifier_scale
-            chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": scale}
+            chosen["classifier"] = {"sha256": sha256(pictures.classifier), "scale": pictures.guide_scale}
         return {**found, **chosen, "network_evaluations": evaluations, "of_each_class": of_each, **config}
 
     return Samples(name, num, made.spec.image_shape, made.labels, draw, about)

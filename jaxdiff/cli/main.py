@@ -10,6 +10,7 @@ from jaxdiff.cli.data import data
 from jaxdiff.cli.edit import edit, interpolate, transfer, variations
 from jaxdiff.cli.ema import ema
 from jaxdiff.cli.evaluate import evaluate
+from jaxdiff.cli.export import export
 from jaxdiff.cli.inpaint import inpaint
 from jaxdiff.cli.plot import plot
 from jaxdiff.cli.restore import denoise, restore
@@ -20,6 +21,7 @@ app.command(data, name="data", help="Prepare a set of images for training, or lo
 app.command(checkpoint, name="checkpoint", help="List, verify or export a run's checkpoints, or print their config.")
 app.command(ema)
 app.command(evaluate)
+app.command(export)
 app.command(statistics)
 for task in (inpaint, restore, denoise, variations, transfer, edit, interpolate):
     app.command(task)

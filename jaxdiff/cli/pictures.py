@@ -68,6 +68,11 @@ class Pictures:
     seed: int = 0
     """Picture i is a function of the seed and i."""
 
+    @property
+    def guide_scale(self) -> float:
+        """How strongly a classifier guides."""
+        return 1.0 if self.classifier_scale is None else self.classifier_scale
+
 
 class Prepared(NamedTuple):
     """Pictures that can be made: all of it was checked.
@@ -77,6 +82,7 @@ class Prepared(NamedTuple):
       spec: of the pictures.
       labels: of each, or None.
       latents: they are none, but an autoencoder's latents.
+      guide: the classifier that guides, or None.
       load: the weights' name and they.
       draw: params -> batches of uint8 `[<= batch, H, W, C]`, or float32 latents.
       path: params -> `sampling.paths` of all of them.
@@ -86,6 +92,7 @@ class Prepared(NamedTuple):
     spec: build.Spec
     labels: np.ndarray | None
     latents: bool
+    guide: GuidedClassifier | None
     load: Callable[[], tuple[str, PyTree]]
     draw: Callable[[PyTree], Iterator[np.ndarray]]
     path: Callable[[PyTree], tuple[np.ndarray, np.ndarray]]
@@ -132,8 +139,7 @@ def prepare(
     classify, key = None if guide is None else guide.log_prob, jax.random.key(pictures.seed)
 
     def strength() -> tuple[PyTree, Any] | None:
-        scale = np.float32(1.0 if pictures.classifier_scale is None else pictures.classifier_scale)
-        return None if guide is None else replicate((guide.params, scale))
+        return None if guide is None else replicate((guide.params, np.float32(pictures.guide_scale)))
 
     def draw(params: PyTree) -> Iterator[np.ndarray]:
         program = sampling.pmapped(sampling.generator(config, spec, classify=classify))
@@ -145,7 +151,7 @@ def prepare(
         program = sampling.pmapped(sampling.generator(config, spec, classify=classify, path=True))
         return sampling.paths(program, config, params, key, labels, num=num, guide=strength())
 
-    return Prepared(config, spec, labels, latents, load, draw, path)
+    return Prepared(config, spec, labels, latents, guide, load, draw, path)
 
 
 def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
@@ -192,7 +198,7 @@ def _classifier(pictures: Pictures, config: Config, spec: build.Spec, schedule: 
         if pictures.classifier_scale is not None or pictures.classifier_options:
             raise InputError("--classifier-scale and --classifier-options without --classifier")
         return None
-    if not math.isfinite(1.0 if pictures.classifier_scale is None else pictures.classifier_scale):
+    if not math.isfinite(pictures.guide_scale):
         raise InputError(f"--classifier-scale {pictures.classifier_scale}: expected a number")
     guide = load_classifier(pictures.classifier, pictures.classifier_options)
     guide.check(spec, schedule, step_scale=config.diffusion.step_scale)
