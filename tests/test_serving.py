@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -95,6 +96,13 @@ def test_floats_are_what_is_rounded(guided):
     np.testing.assert_array_equal(np.rint((np.clip(floats, -1, 1) + 1) * 127.5).astype(np.uint8), guided(4))
 
 
+def test_calls_from_several_threads_do_not_meet(guided):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: guided(4, seed=seed), range(8)))
+    for seed, images in enumerate(found):
+        np.testing.assert_array_equal(images, guided(4, seed=seed))
+
+
 def test_nothing_but_another_batch_compiles(guided):
     guided(4)
     before = guided.run._cache_size()
@@ -165,9 +173,10 @@ ROOMS = [
 
 
 def test_it_needs_jax_numpy_and_flatbuffers_alone(files, sampled, tmp_path):
-    """Of four devices it takes the first."""
+    """Of four devices it takes the first. How random numbers are made there is of no account."""
     code = REFUSED.format(packages=PACKAGES, others=ROOMS)
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(Path(__file__).parents[1])}
+    flags |= {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0"}
     command = [sys.executable, "-c", code, files / "guided.jaxdiff", tmp_path / "x.npy"]
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -304,14 +313,14 @@ def test_pictures_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", network_table.NETS)
 def test_every_network_takes_a_batch_of_any_size(name):
-    """And twice that, as guidance asks for."""
+    """Of twice any, as guidance asks for."""
     net, (batch,) = network_table.NETS[name], jax_export.symbolic_shape("batch")
     x, c_noise, cond = network_table.inputs(net)
     params = network_table.shapes(net, x, c_noise, cond)
-    for n in (batch, 2 * batch):
-        inputs = [jax.ShapeDtypeStruct((n, *a.shape[1:]), jnp.dtype(jnp.result_type(a))) for a in (x, c_noise)]
-        labels = {key: jax.ShapeDtypeStruct((n,), jnp.int32) for key in cond}
-        assert jax.eval_shape(net.apply, params, *inputs, labels).shape == (n, *x.shape[1:])
+    n = 2 * batch
+    inputs = [jax.ShapeDtypeStruct((n, *a.shape[1:]), jnp.dtype(jnp.result_type(a))) for a in (x, c_noise)]
+    labels = {key: jax.ShapeDtypeStruct((n,), jnp.int32) for key in cond}
+    assert jax.eval_shape(net.apply, params, *inputs, labels).shape == (n, *x.shape[1:])
 
 
 def rewritten(path, out, *, compression=zipfile.ZIP_STORED, sums=True, **members):
@@ -457,5 +466,5 @@ def test_tensors_are_read_as_the_library_reads_them():
     for name, array in found.items():
         np.testing.assert_array_equal(array, expected[name])
     for cut in (content[:-1], content[:20], content[:4]):
-        with pytest.raises(ValueError, match=r"reshape|Unterminated|Expecting"):
+        with pytest.raises(ValueError, match=r"buffer size|Unterminated|Expecting"):
             serving.read_tensors(cut)
