@@ -15,9 +15,10 @@ from jaxdiff import build, on_images
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.config import Config, Data
-from jaxdiff.data.images import check_out, to_uint8, write_samples
+from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import labels_of, size_of
 from jaxdiff.metrics import psnr
+from jaxdiff.pixels import to_uint8
 from jaxdiff.typing import InputError, Schedule
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from PIL import Image
 
 from jaxdiff import operators, tasks
 from jaxdiff.cli.images import OfImages, Work, prepared
 from jaxdiff.cli.out import check_numbers
 from jaxdiff.cli.restore import Guided, check_guided
+from jaxdiff.data.images import read_grey
 from jaxdiff.on_images import Given, Task
 from jaxdiff.samplers import check_resampling
 from jaxdiff.typing import Array, InputError
@@ -78,14 +78,10 @@ def known_of(mask: str, shape: tuple[int, int, int], *, seed: int) -> np.ndarray
 
 
 def _white(path: str, size: tuple[int, int]) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
-    except OSError as error:
-        raise InputError(f"--mask {path}: cannot be read as a picture ({error})") from None
+    grey = read_grey(Path(path))
     if grey.shape != size:
         raise InputError(f"--mask {path}: {grey.shape[0]}x{grey.shape[1]} pixels; expected {size[0]}x{size[1]}")
-    return np.asarray(grey >= 128)
+    return grey >= 128
 
 
 def _number(text: str) -> float:

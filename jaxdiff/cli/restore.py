@@ -10,8 +10,8 @@ import tyro
 
 from jaxdiff import operators, tasks
 from jaxdiff.cli.images import OfImages, prepared
-from jaxdiff.data.images import to_uint8
 from jaxdiff.on_images import Given
+from jaxdiff.pixels import to_uint8
 from jaxdiff.typing import Array, InputError
 
 

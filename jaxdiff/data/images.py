@@ -35,6 +35,19 @@ def grid(images: np.ndarray, *, columns: int | None = None, min_tile: int = 32) 
     return picture
 
 
+def read_grey(path: Path) -> np.ndarray:
+    """A picture's brightness, uint8 `[H, W]`.
+
+    Raises:
+      InputError: no such file, or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a picture ({error})") from None
+
+
 def write_png(path: Path, image: np.ndarray) -> None:
     """uint8 `[H, W, C]`, C = 1 to 4, as PNG."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
