@@ -71,6 +71,32 @@ def test_png_folder_and_npz_hold_the_same_pictures(run, make, tmp_path, capsys):
     np.testing.assert_array_equal([np.asarray(Image.open(f)) for f in files], images[..., 0])
 
 
+def test_pictures_are_changed_before_they_are_written(run, make, tmp_path, capsys):
+    images, _ = make()
+    turned = np.rot90(images[:, 1:7, 2:6], 1, (1, 2))
+    how = "--crop 6 4 --rotate 90 --expand"
+    np.testing.assert_array_equal(make(how)[0], turned)
+    made = f"--run {run} --num 6 --seed 1"
+    sample_main(shlex.split(f"{made} --out {tmp_path / 'grid.png'} {how}"))
+    with Image.open(tmp_path / "grid.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), grid(turned)[..., 0])
+    sample_main(shlex.split(f"{made} --out {tmp_path / 'folder'} --resize 32 --format jpeg --quality 90"))
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [f.name for f in files] == [f"00000{i}_{i}.jpg" for i in range(6)]
+    for file, image in zip(files, images, strict=True):
+        expected = np.asarray(Image.fromarray(image[..., 0]).resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(np.asarray(Image.open(file)) - expected).mean() < 4
+    for options, words in [
+        (f"--crop 9 --out {tmp_path / 'x.npz'}", "--crop 9: the pictures are 8 by 8"),
+        (f"--format webp --out {tmp_path / 'x.npz'}", "--format webp: is of the files of a folder"),
+        (f"--format png --out {tmp_path / 'x.png'}", "x.png is one file"),
+        (f"--quality 9 --out {tmp_path / 'x'}", "--quality 9: is of --format jpeg or webp"),
+        (f"--fill 9 --out {tmp_path / 'x'}", "--fill: is of --rotate"),
+    ]:
+        assert words in fails(capsys, sample_main, f"{made} {options}")
+    assert not list(tmp_path.glob("x*"))
+
+
 def test_weights_and_steps_choose_what_is_sampled(make):
     ema, _ = make()
     for other in ("--weights params", "--step 4"):

@@ -210,6 +210,8 @@ def test_latents_are_written_as_they_are_and_to_arrays_only(tmp_path, capsys):
         message = fails(capsys, sample_main, shlex.join([*shlex.split(command), str(tmp_path / out)]))
         assert "makes no pictures but latents, 8x8x4" in message
         assert not (tmp_path / out).exists()
+    message = fails(capsys, sample_main, shlex.join([*shlex.split(command), str(tmp_path / "l.npz"), "--crop", "4"]))
+    assert "--crop: is of pictures, and this network makes latents" in message
     sample_main([*shlex.split(command), str(tmp_path / "l.npz")])
     assert "5 latents: " in capsys.readouterr().out
     with np.load(tmp_path / "l.npz") as file:

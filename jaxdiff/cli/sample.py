@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.out import writing
-from jaxdiff.cli.pictures import Pictures, prepare
+from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.data.images import check_out, write_samples
+from jaxdiff.data.postprocess import PostProcess, check_postprocess, postprocess
 from jaxdiff.typing import InputError
 
 
@@ -24,8 +26,10 @@ class SampleCommand(Pictures):
     num: int
     """How many."""
     out: Path
-    """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one PNG each. What a network
+    """NAME.png: one grid. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A folder: one file each. What a network
     makes for an autoencoder to decode goes into a .npz alone, as `latents` (float32)."""
+    after: Annotated[PostProcess, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PostProcess)
+    """What is done to each picture before it is written, in this order."""
 
 
 def sample_main(argv: Sequence[str] | None = None) -> None:
@@ -44,12 +48,29 @@ def _sample(command: SampleCommand) -> None:
             f"{'x'.join(map(str, made.spec.image_shape))}, for an autoencoder to decode; expected a name that ends in "
             ".npz"
         )
+    _check_after(command, made)
     name, params = made.load()
     parts = []
     with tqdm(total=command.num, unit="img", desc=f"{name}, {made.config.sample.sampler}") as bar:
         for images in made.draw(params):
-            parts.append(images)
+            parts.append(images if made.latents else postprocess(images, command.after))
             bar.update(len(images))
     with writing(command.out):
-        write_samples(command.out, np.concatenate(parts), made.labels)
+        kind, quality = command.after.format or "png", command.after.quality
+        write_samples(command.out, np.concatenate(parts), made.labels, kind=kind, quality=quality)
     print(f"{command.num} {'latents' if made.latents else 'pictures'}: {command.out}")
+
+
+def _check_after(command: SampleCommand, made: Prepared) -> None:
+    """What is done to pictures fits them, and the place they go to."""
+    given = [field.name for field in dataclasses.fields(PostProcess)
+             if getattr(command.after, field.name) != field.default]  # fmt: skip
+    if made.latents and given:
+        raise InputError(f"--{given[0]}: is of pictures, and this network makes latents; leave it out")
+    if command.after.format is not None and command.out.suffix:
+        raise InputError(
+            f"--format {command.after.format}: is of the files of a folder, and --out {command.out} is one file; leave "
+            "it out, or give a folder"
+        )
+    if not made.latents:
+        check_postprocess(command.after, made.spec.image_shape)

@@ -50,10 +50,21 @@ def read_grey(path: Path) -> np.ndarray:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """uint8 `[H, W, C]`, C = 1 to 4, as PNG."""
+    write_picture(path, image, kind="png")
+
+
+def write_picture(path: Path, image: np.ndarray, *, kind: str, quality: int | None = None) -> None:
+    """uint8 `[H, W, C]` as a file: `png` of 1 to 4 channels; `jpeg` of 1 or 3, `webp` of 1, 3 or 4, of a quality from 1
+    to 100, default 95."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    options = {} if kind == "png" else {"quality": QUALITY if quality is None else quality}
+    write_atomically(path, lambda file: picture.save(file, format=kind, **options))
 
 
+SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""Of the files of a folder of samples, by their format."""
+QUALITY = 95
+"""Of JPEG and WebP."""
 MOVING = (".gif", ".apng")
 """Suffixes of animations."""
 
@@ -105,9 +116,18 @@ def check_folder(out: Path) -> None:
         raise InputError(f"--out {out}: no file can be made in {folder} ({error.strerror})") from None
 
 
-def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, columns: int | None = None) -> None:
+def write_samples(
+    out: Path,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    columns: int | None = None,
+    kind: str = "png",
+    quality: int | None = None,
+) -> None:
     """uint8 `[N, H, W, C]` to `out`: `.png` a grid; `.npz` arrays `images` and `labels` (-1 where there are none);
-    a folder one PNG each, `000000.png` or with labels `000000_3.png`. Float latents: `.npz`, as `latents`."""
+    a folder one file each, a `kind` of `write_picture`, `000000.png` or with labels `000000_3.png`. Float latents:
+    `.npz`, as `latents`."""
     if out.suffix.lower() == ".png":
         write_png(out, grid(images, columns=columns))
     elif out.suffix.lower() == ".npz":
@@ -116,20 +136,20 @@ def write_samples(out: Path, images: np.ndarray, labels: np.ndarray | None, *, c
         write_atomically(out, lambda file: np.savez_compressed(file, **arrays))
     else:
         for i, image in enumerate(images):
-            name = f"{i:06d}.png" if labels is None else f"{i:06d}_{labels[i]}.png"
-            write_png(out / name, image)
+            name = f"{i:06d}" if labels is None else f"{i:06d}_{labels[i]}"
+            write_picture(out / (name + SUFFIX[kind]), image, kind=kind, quality=quality)
 
 
 def labels_in_names(names: Sequence[str]) -> np.ndarray | None:
     """The labels, int32 `[N]`, in names as `write_samples` gives them; None unless every name has one. Nine digits are
     more than any set has classes: a longer number, a time's, say, is none.
 
-    >>> labels_in_names(["000000_3.png", "000001_12.png"]).tolist()
+    >>> labels_in_names(["000000_3.png", "000001_12.jpg"]).tolist()
     [3, 12]
     >>> labels_in_names(["000000_3.png", "000001.png"]), labels_in_names(["000001_1700000000000.png"])
     (None, None)
     """
-    found = [re.fullmatch(r"\d{6,}_(\d{1,9})\.png", name) for name in names]
+    found = [re.fullmatch(r"\d{6,}_(\d{1,9})\.(?:png|jpg|webp)", name) for name in names]
     if not all(found):
         return None
     return np.array([int(match[1]) for match in found if match], np.int32)
