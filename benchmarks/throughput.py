@@ -95,7 +95,7 @@ def making(config: configs.Config, spec: build.Spec, batch: int, rounds: int) ->
     times = jnp.asarray(build.times(config.sample, schedule), jnp.float32)
     scale = None if config.sample.guidance == 1 or labels is None else jnp.float32(config.sample.guidance)
     sampler = build.sampler(config, schedule)
-    args = (params, jax.random.key(0), index, labels, sampler, times, scale, jnp.float32(1.0), None)
+    args = (params, jax.random.key(0), index, labels, sampler, times, scale, jnp.float32(1.0), None, None)
     program, took, needed = compiled(sampling.pmapped(sampling.generator(config, spec)), *args)
     return seconds(lambda: program(*args).block_until_ready(), rounds), took, needed
 

@@ -192,7 +192,8 @@ def prior(
 ) -> Array:
     """Where sampling starts: `x_t = sigma(t) eps` at t = 1, or where the grid begins, float32 `[B, ...]`.
 
-    Each example draws from its own key.
+    Each example draws from its own key. Another noise than white: `noise.OffsetNoise`, for a network trained with it;
+    `noise.TruncatedNoise`, for better and less varied samples.
 
     It is q(x_1) where the schedule leaves no signal, alpha(1) much smaller than sigma(1). `schedules.geometric`, or a
     table of 1000 steps' betas cut to 100, does not: there start from `q_sample` of data at t = 1.

@@ -1,6 +1,7 @@
 """Pictures from a network: one pure function, and a driver that runs it in batches on all devices."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdiff import build, denoise, guidance, process, samplers, testing
 from jaxdiff.config import Config
 from jaxdiff.flops import multiply_adds
-from jaxdiff.noise import example_keys, fold_in, white_noise
+from jaxdiff.noise import TruncatedNoise, example_keys, fold_in, white_noise
 from jaxdiff.pixels import to_uint8
 from jaxdiff.schedules import require
-from jaxdiff.typing import Array, Denoiser, InputError, Model, Prediction, PyTree
+from jaxdiff.typing import Array, Denoiser, InputError, Model, Noise, Prediction, PyTree
 
 Generate = Callable[..., Any]
 
@@ -50,12 +51,13 @@ def guided(config: Config, spec: build.Spec, params: PyTree, labels: Array | Non
 def generator(config: Config, spec: build.Spec, *, classify: Classify | None = None, path: bool = False) -> Generate:
     """A pure function that makes pictures:
 
-        generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature, guide)
-            -> float32 [B, H, W, C] in [-1, 1]
+        generate(params, key, index [B], labels [B] or None, sampler, times [n + 1], guidance, temperature, noise,
+                 guide) -> float32 [B, H, W, C] in [-1, 1]
 
     Jit it once: no argument recompiles, but for the sizes B and n and the sampler's class. Picture `index_i` is a
     function of the key and that number, whatever batch it is in. Guidance None is the conditional network alone, at
-    half the cost of any number. `guide` is `(the classifier's params, its scale)`, or None without one.
+    half the cost of any number. `noise` is what they start from, a pytree such as `TruncatedNoise`; None is white.
+    `guide` is `(the classifier's params, its scale)`, or None without one.
 
     Args:
       config: of which `model`, `diffusion` and `sample` are read.
@@ -78,13 +80,15 @@ def generator(config: Config, spec: build.Spec, *, classify: Classify | None = N
         times: Array,
         scale: Array | None,
         temperature: Array,
+        noise: Noise | None = None,
         guide: tuple[PyTree, Array] | None = None,
     ) -> Any:
         given = classify is not None, guide is not None, labels is not None
         require(not any(given[:2]) or all(given), "a classifier guides by its params and scale (guide), towards labels")
         keys = example_keys(key, index)
         start, steps = (fold_in(keys, i) for i in range(2))
-        x = process.prior(start, (index.shape[0], *spec.image_shape), schedule=schedule, t=times[0])
+        shape = (index.shape[0], *spec.image_shape)
+        x = process.prior(start, shape, schedule=schedule, t=times[0], noise=noise or white_noise)
         predict = guided(config, spec, params, labels, scale)
         if classify is not None and guide is not None and labels is not None:
             its, strength = guide
@@ -118,7 +122,7 @@ def network_evaluations(config: Config, spec: build.Spec) -> int | None:
         jax.debug.callback(calls.append, None)
         return exact(x_t, t)._replace(log_var=jnp.zeros_like(x_t) if config.diffusion.learned_variance else None)
 
-    sampler, times, scale, _ = settings(config)
+    sampler, times, scale, *_ = settings(config)
     run = jax.jit(lambda x: samplers.sample(jax.random.key(0), counted, sampler, times, x))
     x = jnp.ones((1, *spec.image_shape))
     try:
@@ -135,7 +139,7 @@ def pmapped(generate: Generate) -> Any:
 
     With several processes each gets all of the pictures, as numpy, of which its devices have made their part.
     """
-    run = jax.pmap(generate, in_axes=(None, None, 0, 0, *[None] * 5))
+    run = jax.pmap(generate, in_axes=(None, None, 0, 0, *[None] * 6))
     if jax.process_count() == 1:
         return run
     here = jax.local_device_count()
@@ -174,12 +178,17 @@ def cycle(labels: Sequence[int], num: int) -> np.ndarray:
     return np.resize(np.asarray(labels, np.int32), num)
 
 
-def settings(config: Config) -> tuple[Any, Array, Array | None, Array]:
-    """`config.sample` as `generate` takes it: the sampler, the times, the scale of guidance, the temperature."""
+def settings(config: Config) -> tuple[Any, Array, Array | None, Array, Noise | None]:
+    """`config.sample` as `generate` takes it: the sampler, the times, the scale of guidance, the temperature, and the
+    noise that pictures start from."""
     schedule, sample = build.schedule(config.diffusion), config.sample
     scale = None if sample.guidance == 1 else jnp.float32(sample.guidance)
     times = jnp.asarray(build.times(sample, schedule), jnp.float32)
-    return build.sampler(config, schedule), times, scale, jnp.float32(sample.temperature)
+    noise = None
+    if sample.truncation is not None or sample.start_scale != 1:
+        limit = math.inf if sample.truncation is None else sample.truncation
+        noise = TruncatedNoise(jnp.float32(limit), jnp.float32(sample.start_scale))
+    return build.sampler(config, schedule), times, scale, jnp.float32(sample.temperature), noise
 
 
 def in_batches(

@@ -71,6 +71,17 @@ def test_png_folder_and_npz_hold_the_same_pictures(run, make, tmp_path, capsys):
     np.testing.assert_array_equal([np.asarray(Image.open(f)) for f in files], images[..., 0])
 
 
+def test_the_starting_noise_is_cut_off_and_scaled(make):
+    """Without any, a deterministic sampler makes one picture for each label; with nearly all, the same as ever."""
+    plain = make("--labels 3")[0].astype(int)
+    still = make("--labels 3 --start-scale 0")[0]
+    close(still, np.repeat(still[:1], 6, axis=0))
+    close(make("--labels 3 --truncation 1e-4")[0], still)
+    close(make("--labels 3 --truncation 50")[0], plain)
+    cut = make("--labels 3 --truncation 1")[0]
+    assert 0 < np.std(cut.astype(int), axis=0).mean() < np.std(plain, axis=0).mean()
+
+
 def test_pictures_are_changed_before_they_are_written(run, make, tmp_path, capsys):
     images, _ = make()
     turned = np.rot90(images[:, 1:7, 2:6], 1, (1, 2))
@@ -119,6 +130,8 @@ def test_weights_and_steps_choose_what_is_sampled(make):
         ("--num 4 --sampler ddpm --variance big", ["unknown variance 'big'"]),
         ("--num 4 --sampler euler --eta 0.5", ["--eta", "euler has no eta"]),
         ("--num 4 --temperature 0.5", ["ddim, as it is set, draws no noise", "ddpm"]),
+        ("--num 4 --truncation 0", ["--truncation 0.0", "a positive number"]),
+        ("--num 4 --start-scale -1", ["--start_scale -1.0", "0 or more"]),
         ("--num 4 --sampler ddpm --variance learned", ["learns no variance"]),
         ("--num 4 --guidance nan", ["--guidance nan", "a number"]),
         ("--num 4 --seed -1", ["--seed -1", "0 <= seed"]),
@@ -154,14 +167,15 @@ SPEC = build.Spec((8, 8, 1), 10)
 
 
 def test_settings_do_not_recompile():
-    """Another seed, labels, guidance, eta, temperature or grid is the same program."""
+    """Another seed, labels, guidance, eta, temperature, starting noise or grid is the same program."""
     chex.clear_trace_counter()
     program = sampling.pmapped(chex.assert_max_traces(sampling.generator(CONFIG, SPEC), n=1))
     params = first_params(CONFIG, SPEC)
     for i in range(3):
         sample = Sample(
-            steps=2, eta=i / 2, guidance=1.5 + i, temperature=0.5 * i, spacing=["trailing", "leading"][i % 2]
-        )
+            steps=2, eta=i / 2, guidance=1.5 + i, temperature=0.5 * i, spacing=["trailing", "leading"][i % 2],
+            truncation=[0.5, 2.0, None][i], start_scale=0.7 + i / 10,
+        )  # fmt: skip
         config = dataclasses.replace(CONFIG, sample=sample)
         labels = sampling.cycle([i], 4)
         images = list(sampling.in_batches(program, config, params, jax.random.key(i), labels, num=4, batch=2))

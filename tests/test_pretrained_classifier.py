@@ -240,7 +240,7 @@ def test_pictures_are_guided_by_it(file):
 
     def generate(labels, guide, classify=None):
         generate = sampling.generator(there.config, SPEC, classify=classify)
-        return generate(there.params, *args[0], labels, *args[1], guide)
+        return generate(there.params, *args[0], labels, *args[1], guide=guide)
 
     guided = jit(functools.partial(generate, classify=classifier.log_prob))
     plain = jit(generate)(None, None)

@@ -63,6 +63,11 @@ class Pictures:
     """Which times: uniform, quadratic, trailing, leading, linspace, karras, log_snr or exponential."""
     temperature: float | None = None
     """Scales the noise that the sampler injects."""
+    truncation: float | None = None
+    """Cut off the starting noise beyond so many standard deviations: less, such as 1.5, for better and less varied
+    pictures."""
+    start_scale: float | None = None
+    """Scales the starting noise: the temperature of a sampler that injects none."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the computation."""
     seed: int = 0
@@ -189,7 +194,10 @@ def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
     build.check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
     if "temperature" in given and not draws_noise(sampler):
         name = config.sample.sampler
-        raise InputError(f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1")
+        raise InputError(
+            f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1, or "
+            "--start-scale, which is of the noise it starts from"
+        )
 
 
 def _classifier(pictures: Pictures, config: Config, spec: build.Spec, schedule: Schedule) -> GuidedClassifier | None:

@@ -56,6 +56,11 @@ def check(config: Config) -> None:
         "sample.steps": (config.sample.steps >= 1, "at least 1"),
         "sample.eta": (config.sample.eta is None or 0 <= config.sample.eta < math.inf, "0 or more"),
         "sample.temperature": (0 <= config.sample.temperature < math.inf, "0 or more"),
+        "sample.truncation": (
+            config.sample.truncation is None or 0 < config.sample.truncation < math.inf,
+            "a positive number of standard deviations",
+        ),
+        "sample.start_scale": (0 <= config.sample.start_scale < math.inf, "0 or more"),
         "sample.guidance": (math.isfinite(config.sample.guidance), "a number"),
         "log.every": (config.log.every >= 1, "at least 1"),
         "log.samples": (config.log.samples >= 0, "0 (no pictures) or more"),
