@@ -13,6 +13,7 @@ import pytest
 import tiny
 from PIL import Image
 from safetensors.numpy import save_file
+from scipy.spatial.distance import pdist
 from test_cli_train import fails
 
 from jaxdiff import evaluation, runs
@@ -42,7 +43,7 @@ def evaluate(tmp_path, options):
 def test_a_run_evaluates_as_the_pictures_that_sample_makes_of_it(run, tmp_path, capsys):
     """A run by its name, its pictures in a .npz, and in a folder; the labels then in turn."""
     how = "--labels 0 1 2 3 4 5 6 7 8 9 --steps 2 --seed 3"
-    metrics = "--metrics frechet kernel manifold sliced_wasserstein"
+    metrics = "--metrics frechet kernel manifold diversity sliced_wasserstein"
     direct = evaluate(tmp_path, f"--run {run} --num 70 {how} {PIXELS} {metrics}")
     sample_main(shlex.split(f"--run {run} --num 70 {how} --out {tmp_path / 'made.npz'}"))
     sample_main(shlex.split(f"--run {run} --num 70 {how} --out {tmp_path / 'made'}"))
@@ -63,9 +64,17 @@ def test_a_run_evaluates_as_the_pictures_that_sample_makes_of_it(run, tmp_path, 
             "recall",
             "density",
             "coverage",
+            "diversity",
+            "diversity_real",
+            "diversity_in_class",
+            "diversity_in_class_real",
             "sliced_wasserstein",
         ]
     }
+    x = digits().images.reshape(1797, 64) / 127.5 - 1
+    assert direct["metrics"]["diversity_real_pixels"] == pytest.approx(pdist(x).mean(), rel=1e-6)
+    within = np.concatenate([pdist(x[digits().labels == label]) for label in range(10)])
+    assert direct["metrics"]["diversity_in_class_real_pixels"] == pytest.approx(within.mean(), rel=1e-6)
     made = direct["samples"]
     assert (made["count"], made["weights"], made["item"], made["seed"]) == (70, "step 6", "ema", 3)
     assert (made["sample"]["steps"], made["network_evaluations"]) == (2, 4)  # with guidance, two a step

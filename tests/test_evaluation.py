@@ -105,6 +105,8 @@ def test_too_few_images_for_the_covariance_are_refused_and_few_are_told_of(real)
     evaluation.check(evaluation.chosen(["kernel"], SPACE), SPACE, 10, 10)
     with pytest.raises(InputError, match="kernel: needs 10 samples at least, there are 9"):
         evaluation.check(evaluation.chosen(["kernel"], SPACE), SPACE, 9, 10)
+    with pytest.raises(InputError, match="diversity: needs 2 samples at least, there is 1"):
+        evaluation.check(evaluation.chosen(["diversity"], SPACE), SPACE, 1, 10)
     infinity = evaluation.chosen(["frechet_infinity"], SPACE)  # whose smallest subset has half of the samples
     with pytest.raises(InputError, match="129 samples are too few.*frechet_infinity needs 130 at least"):
         evaluation.check(infinity, SPACE, 129, 1000)

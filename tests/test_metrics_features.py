@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import pdist
 
 from jaxdiff import InputError
-from jaxdiff.metrics import accuracy, bootstrap, inception_score, kernel_distance, manifold, nearest
+from jaxdiff.metrics import accuracy, bootstrap, diversity, inception_score, kernel_distance, manifold, nearest
 
 
 def test_kernel_distance_by_hand():
@@ -122,6 +123,28 @@ def test_manifold_in_chunks_is_the_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_diversity_is_scipys_mean_of_all_pairs_in_any_blocks(dtype, monkeypatch):
+    """Also of copies, whose distance is 0, far from the origin, where float32 squares would cancel."""
+    x = (1000 + np.random.default_rng(0).standard_normal((60, 7))).astype(dtype)
+    x[20:30] = x[:10]
+    expected = pdist(x.astype(np.float64)).mean()
+    for megabytes in (256, 0.001):  # two rows at a time
+        monkeypatch.setattr("jaxdiff.metrics.neighbours._MEGABYTES", megabytes)
+        assert diversity(x) == pytest.approx(expected, rel=1e-6)
+        labels = np.arange(60) // 25 * 3  # of 25, 25 and 10
+        parts = [pdist(x[labels == label].astype(np.float64)) for label in (0, 3, 6)]
+        assert diversity(x, labels) == pytest.approx(np.concatenate(parts).mean(), rel=1e-6)
+
+
+def test_diversity_of_gaussians():
+    """The difference of two is N(0, 2): the mean length of it in 3 dimensions is 4 / sqrt(pi), for any number of rows."""
+    rng = np.random.default_rng(0)
+    for n, sets in ((2, 4000), (300, 30)):
+        found = [diversity(rng.standard_normal((n, 3))) for _ in range(sets)]
+        assert np.mean(found) == pytest.approx(4 / np.sqrt(np.pi), abs=4 * np.std(found) / np.sqrt(sets))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nearest_finds_copies(dtype):
     rng = np.random.default_rng(0)
     train = 100 + rng.standard_normal((3000, 64)).astype(dtype)
@@ -182,6 +205,7 @@ def test_refusals():
         lambda: inception_score(nan),
         lambda: manifold(x, nan),
         lambda: nearest(nan, x),
+        lambda: diversity(nan),
         lambda: accuracy(nan, np.zeros(6, int)),
     ):
         with pytest.raises(InputError, match="6 of 6 rows hold NaN"):
@@ -198,6 +222,12 @@ def test_refusals():
         inception_score(x)
     with pytest.raises(InputError, match="6 rows have no 6-th neighbour"):
         manifold(x, x, k=6)
+    with pytest.raises(InputError, match="at least 2 rows, got 1"):
+        diversity(x[:1])
+    with pytest.raises(InputError, match="no two rows have the same one"):
+        diversity(x, np.arange(6))
+    with pytest.raises(InputError, match="labels: expected one per row, .6,., got"):
+        diversity(x, np.arange(5))
     with pytest.raises(InputError, match="6 rows have no 7 nearest"):
         nearest(x, x, k=7)
     for labels in (np.zeros(5, int), np.zeros(6), np.full(6, 3), np.full(6, -1)):

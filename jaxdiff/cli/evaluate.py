@@ -70,10 +70,11 @@ def evaluate(
         samples: In place of a --run: a folder of images, or a .npz, .npy or IDX file.
         num: How many samples; default all of --samples, of a --run as many as there are real images, at most 50,000.
         metrics: Default frechet, kernel and manifold. Of all samples, in features: frechet, frechet_infinity,
-            frechet_spatial, kernel, inception_score, manifold (precision, recall, density, coverage), accuracy (of the
-            class asked for), sliced_wasserstein; with Inception's features also by the names fid, fid_infinity, sfid,
-            kid. Of each sample with the real image of its number: psnr, ssim, ms_ssim, lpips. Of a run's network on the
-            real images: bits_per_dim_vlb, bits_per_dim_ode.
+            frechet_spatial, kernel, inception_score, manifold (precision, recall, density, coverage), diversity (the
+            mean distance of two, and of two of one class), accuracy (of the class asked for), sliced_wasserstein; with
+            Inception's features also by the names fid, fid_infinity, sfid, kid. Of each sample with the real image of
+            its number: psnr, ssim, ms_ssim, lpips. Of a run's network on the real images: bits_per_dim_vlb,
+            bits_per_dim_ode.
         lpips: Weights of lpips: torchvision's of AlexNet or VGG-16, and the linear layers, alex.pth or vgg.pth.
         bootstrap: Give a 95 % interval of the Frechet distance, from so many resamplings of the samples.
         neighbours: The k of manifold: 5 as prdc has it; papers of precision and recall take 3.

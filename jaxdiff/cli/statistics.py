@@ -20,7 +20,8 @@ def statistics(
     Args:
         real: Which images.
         out: A .npz file, that pytorch-fid reads too.
-        keep: Also all their features, which kernel, manifold and sliced_wasserstein compare with: 4 bytes each.
+        keep: Also all their features, which kernel, manifold, diversity and sliced_wasserstein compare with: 4 bytes
+            each.
             With them the images may be fewer than a Frechet distance needs, which is then refused.
         batch: At a time.
     """

@@ -33,6 +33,8 @@ def check(
                 )
             if name in ("kernel", "manifold") and count is not None and count < SMALLEST:
                 raise InputError(f"{name}: needs {SMALLEST} {what} at least, there are {count}")
+            if name == "diversity" and count is not None and count < 2:
+                raise InputError(f"diversity: needs 2 {what} at least, there is {count}")
     few = min((count for count in (samples, reference) if count is not None), default=None)
     if "manifold" in rows and few is not None and options.neighbours >= few:
         raise InputError(

@@ -57,7 +57,7 @@ class Options:
       subsets: of the kernel distance.
       subset_size: of each.
       neighbours: k of precision, recall, density and coverage.
-      manifold_size: of how many images of each set these are, at most: the time goes with the square.
+      manifold_size: of how many images of each set these and diversity are, at most: the time goes with the square.
       splits: of the score.
       projections: of the sliced Wasserstein distance.
     """
@@ -109,6 +109,19 @@ def _manifold(samples: Gathered, reference: Gathered, options: Options) -> Value
     return {name: float(value) for name, value in found._asdict().items()}
 
 
+def _diversity(samples: Gathered, reference: Gathered, options: Options) -> Values:
+    """Of all, and of each class, where labels are known: of all it is mostly how far apart the classes are."""
+    found: Values = {}
+    for ending, one, other in (("", samples, reference), ("_real", reference, samples)):
+        rows = some_of(np.arange(len(one.arrays["pool"])), options.manifold_size, np.random.default_rng(options.seed))
+        found[f"diversity{ending}"] = metrics.diversity(one.arrays["pool"][rows])
+        if one.labels is not None and other.labels is not None:
+            both = rows[np.isin(one.labels[rows], other.labels)]
+            if len(both) > len(np.unique(one.labels[both])):  # else there are no two of one class
+                found[f"diversity_in_class{ending}"] = metrics.diversity(one.arrays["pool"][both], one.labels[both])
+    return found
+
+
 def _accuracy(samples: Gathered, reference: Gathered, options: Options) -> Values:
     if samples.labels is None:
         raise InputError(f"accuracy: {samples.name} has no labels that its images should show")
@@ -140,6 +153,7 @@ METRICS: dict[str, Metric] = {
         inception={name: name for name in ("inception_score", "inception_score_std")},
     ),
     "manifold": Metric(_manifold, arrays=("pool",), against=("pool",)),
+    "diversity": Metric(_diversity, arrays=("pool",), against=("pool",)),
     "accuracy": Metric(_accuracy, arrays=("logits",)),
     "sliced_wasserstein": Metric(_sliced_wasserstein, arrays=("pool",), against=("pool",)),
 }

@@ -2,7 +2,7 @@
 
 * Of two sets of features, in float64 on the host: `frechet_distance` of `Moments` (FID, sFID), which add up over a
   stream or over machines by `merged`; its limit `frechet_infinity`; `kernel_distance` (KID); `manifold` (precision,
-  recall, density, coverage); `nearest`, the check for copies.
+  recall, density, coverage); `nearest`, the check for copies. Of one: `diversity`.
 * Of a classifier's logits: `inception_score`, `accuracy`.
 * Of pairs of images, in JAX, per example: `psnr`, `ssim`, `ms_ssim`.
 * An interval for any of them: `bootstrap`.
@@ -14,7 +14,7 @@ from jaxdiff.metrics.frechet import FrechetInfinity, frechet_distance, frechet_i
 from jaxdiff.metrics.inception_score import InceptionScore, inception_score
 from jaxdiff.metrics.kernel import KernelDistance, kernel_distance
 from jaxdiff.metrics.moments import Moments, merged, moments
-from jaxdiff.metrics.neighbours import Manifold, manifold, nearest
+from jaxdiff.metrics.neighbours import Manifold, diversity, manifold, nearest
 from jaxdiff.metrics.paired import ms_ssim, psnr, ssim
 from jaxdiff.metrics.scores import Interval, accuracy, bootstrap
 
@@ -27,6 +27,7 @@ __all__ = [
     "Moments",
     "accuracy",
     "bootstrap",
+    "diversity",
     "frechet_distance",
     "frechet_infinity",
     "frechet_to",

@@ -1,10 +1,11 @@
-"""Metrics of nearest neighbours: precision, recall, density, coverage; and what a sample may have been copied from."""
+"""Metrics of distances between rows: precision, recall, density, coverage, diversity; and what a sample may be copied
+from."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.metrics.base import check_whole, paired_features, require
+from jaxdiff.metrics.base import check_whole, features, paired_features, require
 from jaxdiff.typing import Array
 
 _MEGABYTES = 256  # of distances at a time
@@ -85,6 +86,41 @@ def _radius(x: np.ndarray, k: int) -> np.ndarray:
 
     distances, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()
     return np.asarray(distances[:, -1])
+
+
+def diversity(x: Array | np.ndarray, labels: np.ndarray | None = None) -> float:
+    """The mean Euclidean distance of two different rows, `mean_{i != j} |x_i - x_j|`, of all pairs, in blocks; with
+    labels of all pairs of one label.
+
+    Its expectation does not depend on N. It knows nothing of quality, noise is diverse: see it beside precision, and
+    beside that of real images. Copies and modes that are left out lower it, and so does too strong a guidance.
+
+    Args:
+      x: `[N, D]`.
+      labels: whole numbers `[N]`, or None.
+
+    Raises:
+      InputError: x as of `moments`; no two rows, or none of one label; another number of labels.
+
+    >>> x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])  # 5, 0 and 5 apart
+    >>> diversity(x), diversity(x, np.array([1, 1, 2]))
+    (3.3333333333333335, 5.0)
+
+    Source: Zhu et al. 2017 (arXiv 1711.11586) measure diversity so, by LPIPS and of random pairs.
+    """
+    from sklearn.metrics import pairwise_distances_chunked
+
+    x = features(x, least=2)
+    labels = np.zeros(len(x), int) if labels is None else np.asarray(labels)
+    require(labels.shape == (len(x),), f"labels: expected one per row, {(len(x),)}, got the shape {labels.shape}")
+    total, pairs = 0.0, 0
+    for label in np.unique(labels):
+        some = x[labels == label]
+        for distances in pairwise_distances_chunked(some, working_memory=_MEGABYTES):
+            total += float(distances.sum(dtype=np.float64))
+        pairs += len(some) * (len(some) - 1)
+    require(pairs > 0, "labels: no two rows have the same one")
+    return total / pairs
 
 
 def nearest(x: Array | np.ndarray, among: Array | np.ndarray, *, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
