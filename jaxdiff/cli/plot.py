@@ -23,10 +23,12 @@ from jaxdiff.evaluation import size_of
 from jaxdiff.pixels import to_uint8
 from jaxdiff.report import figures, results
 from jaxdiff.report.figures import Block
+from jaxdiff.report.tradeoff import said, tradeoff_of
 from jaxdiff.train.evaluate import every_term, pmapped
 from jaxdiff.typing import InputError
 
 plot = SubcommandApp()
+Against = Literal["network_evaluations", "guidance", "ema", "steps", "temperature", "truncation", "start_scale"]
 AXES = {"time": "t (0 data, 1 noise)", "log_snr": "log-SNR (high: data, low: noise)"}
 COLUMNS, FRAMES = 10, 40  # times shown by default: in a strip, and in an animation
 MEMORY = 2 * 2**30  # bytes of pictures on their way, at most
@@ -38,7 +40,7 @@ def metric(
     results_: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="results")],
     *,
     metric: str,
-    against: Literal["network_evaluations", "guidance", "ema", "steps"],
+    against: Against,
     out: Path,
     floor: float | None = None,
 ) -> None:
@@ -50,7 +52,8 @@ def metric(
         results_: At least two files.
         metric: As in the file; the name of the features may be left out: frechet, kernel, precision, ...
         against: The x axis: network evaluations per sample (a pair of guidance counts as two), the guidance scale, the
-            length of the average of the weights (--weights ema_0.05 or a file of jaxdiff ema), or the sampler's steps.
+            length of the average of the weights (--weights ema_0.05 or a file of jaxdiff ema), the sampler's steps, its
+            temperature, or the truncation or the scale of the noise it starts from.
         out: A .png file.
         floor: What the metric says of real images against real images: a dashed line.
     """
@@ -68,6 +71,33 @@ def metric(
     if alone:
         print(f"note: single points, of settings that no other result has: {'; '.join(alone)}", file=sys.stderr)
     print(f"{drawn.metric}: {out}")
+
+
+@plot.command
+def tradeoff(
+    results_: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="results")],
+    *,
+    x: str,
+    y: str,
+    out: Path,
+    along: tuple[Against, ...] = (),
+) -> None:
+    """Draw two metrics of each of several results of `jaxdiff evaluate --out` against each other, such as diversity and
+    quality, joined along each setting that was swept, and labelled with its value. Refused is what `plot metric` does.
+
+    Args:
+        results_: At least two files.
+        x: Of the x axis, as --metric of plot metric: recall, diversity, ...
+        y: Of the y axis: precision, frechet, ...
+        out: A .png file.
+        along: What was swept; default what differs of guidance, temperature, truncation, start_scale and steps.
+    """
+    check_file(out, ".png")
+    drawn = tradeoff_of({str(path): results.read_result(path) for path in results_}, x=x, y=y, along=along)
+    save(figures.tradeoff(drawn), out)
+    for sweep in drawn.sweeps:
+        print(f"{sweep.label}: " + ", ".join(f"{a:.6g}, {b:.6g} at {said(v) or 'it'}" for a, b, v in sweep.points))
+    print(f"{drawn.x}, {drawn.y}: {out}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdiff.files import write_atomically
 from jaxdiff.report.results import Drawn
+from jaxdiff.report.tradeoff import Tradeoff, said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,6 +96,30 @@ def metric(drawn: Drawn, *, against: str, log: bool = False, floor: float | None
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif not log:
         axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def tradeoff(drawn: Tradeoff) -> Figure:
+    """Two metrics, joined along what was swept, each point with its value; those of the real images as dashed lines."""
+    figure = _figure(7, 5.5)
+    axes = figure.subplots()
+    for i, sweep in enumerate(drawn.sweeps):
+        colour = f"C{i % 10}"
+        x, y, values = zip(*sweep.points, strict=True)
+        axes.plot(x, y, marker=MARKERS[i % len(MARKERS)], markersize=5, color=colour, label=sweep.label, alpha=0.8)
+        for at, value in zip(zip(x, y, strict=True), values, strict=True):
+            side, height = [(5, 4), (-5, -4), (5, -4), (-5, 4)][i % 4]  # sweeps may share a point
+            axes.annotate(
+                said(value), at, (side, height), textcoords="offset points", fontsize=8, color=colour,
+                ha="left" if side > 0 else "right", va="bottom" if height > 0 else "top",
+            )  # fmt: skip
+    for real, line in zip(drawn.real, (axes.axvline, axes.axhline), strict=True):
+        if real is not None:
+            line(real, color="black", linestyle="--", linewidth=1, label=f"real images, {real:.4g}")
+    axes.set(xlabel=drawn.x, ylabel=drawn.y, title=drawn.title)
+    axes.margins(0.08)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -14,11 +14,17 @@ AGAINST = {
     "guidance": "guidance scale",
     "ema": "EMA length (sigma_rel)",
     "steps": "steps of the sampler",
+    "temperature": "temperature of the injected noise",
+    "truncation": "truncation of the starting noise (standard deviations)",
+    "start_scale": "scale of the starting noise",
 }
 """What a metric may be drawn against, and what the axis says."""
+SINCE = {"truncation": None, "start_scale": 1.0}
+"""Settings that older results do not have, and what they were made with."""
 OPTIONS = {
     "kernel": ("subsets", "subset_size"), "inception_score": ("splits",), "sliced_wasserstein": ("projections",),
     **dict.fromkeys(("precision", "recall", "density", "coverage"), ("neighbours", "manifold_size")),
+    "diversity": ("manifold_size",),
 }  # fmt: skip
 """What metrics are defined with; Inception's kid is a kernel."""
 OF_BOUND = ("clip", "variance", "steps", "spacing")
@@ -84,25 +90,31 @@ def lines_of(results: Mapping[str, dict[str, Any]], *, metric: str, against: str
     if against not in AGAINST:
         raise InputError(f"--against {against}: expected one of {', '.join(AGAINST)}")
     found: defaultdict[Key, list[tuple[float, float, Interval | None]]] = defaultdict(list)
-    full = {file: _full_name(file, result, metric) for file, result in results.items()}
+    name = comparable(results, metric)
+    for file, result in results.items():
+        y, interval = value_of(file, result, name)
+        about = made_of(result, name)
+        found[settings_of(about, against)].append((number_of(file, about, against), y, interval))
+    if sum(map(len, found.values())) < 2:
+        raise InputError(f"a plot against {against} needs at least two results, got {len(results)}")
+    lines = [Line(label, sorted(found[key], key=lambda p: p[:2])) for key, label in labels_of(list(found))]
+    result = next(iter(results.values()))
+    # The bootstrap's is of the distance without the bias that resampling adds: a point may lie above its own.
+    plain = name in result.get("likelihood", {})
+    intervals = "95 % intervals" if plain else "95 % intervals,\nwithout the bias of few samples"
+    return Drawn(name, title_of(result, name), intervals, sorted(lines))
+
+
+def comparable(results: Mapping[str, dict[str, Any]], metric: str) -> str:
+    """The metric's full name; `InputError` unless all results have it and compare."""
     same: dict[str, tuple[str, Any]] = {}
     for file, result in results.items():
-        for what, value in {"metric": full[file], **_compared(result, full[file])}.items():
+        name = _full_name(file, result, metric)
+        for what, value in {"metric": name, **_compared(result, name)}.items():
             first, other = same.setdefault(what, (file, value))
             if other != value:
                 raise InputError(f"{first} and {file} do not compare: {what} {_short(other)} and {_short(value)}")
-        y, interval = _value(file, result, full[file])
-        about = _made(result, full[file])
-        key = _settings(about, against)
-        found[key].append((_number(file, about, against), y, interval))
-    if sum(map(len, found.values())) < 2:
-        raise InputError(f"a plot against {against} needs at least two results, got {len(results)}")
-    lines = [Line(label, sorted(found[key], key=lambda p: p[:2])) for key, label in _labels(list(found))]
-    file, result = next(iter(results.items()))
-    # The bootstrap's is of the distance without the bias that resampling adds: a point may lie above its own.
-    plain = full[file] in result.get("likelihood", {})
-    intervals = "95 % intervals" if plain else "95 % intervals,\nwithout the bias of few samples"
-    return Drawn(full[file], _title(result, full[file]), intervals, sorted(lines))
+    return name
 
 
 def _full_name(file: str, result: dict[str, Any], metric: str) -> str:
@@ -113,7 +125,7 @@ def _full_name(file: str, result: dict[str, Any], metric: str) -> str:
     raise InputError(f"{file}: has no metric {metric}; there are {', '.join(result['metrics'])}")
 
 
-def _made(result: dict[str, Any], name: str) -> dict[str, Any]:
+def made_of(result: dict[str, Any], name: str) -> dict[str, Any]:
     """How the samples were, or what the bits per dimension are of."""
     return dict(result.get("likelihood", {}).get(name) or result.get("samples") or {})
 
@@ -133,7 +145,8 @@ def _compared(result: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _title(result: dict[str, Any], name: str) -> str:
+def title_of(result: dict[str, Any], name: str) -> str:
+    """What was compared with what."""
     if name in result.get("likelihood", {}):
         about = result["likelihood"][name]
         return f"{about['images']:,} images of {about['of']}"
@@ -142,7 +155,8 @@ def _title(result: dict[str, Any], name: str) -> str:
     return f"{count:,} samples against {many}{Path(str(real.get('name'))).name}"
 
 
-def _value(file: str, result: dict[str, Any], name: str) -> tuple[float, Interval | None]:
+def value_of(file: str, result: dict[str, Any], name: str) -> tuple[float, Interval | None]:
+    """A metric by its full name, and its 95 % interval or None; `InputError` unless it is finite."""
     y = result["metrics"][name]
     if y is None or not math.isfinite(y):
         raise InputError(f"{file}: {name} is not a finite number there")
@@ -158,7 +172,7 @@ def _average(about: dict[str, Any]) -> str:
     return str(about.get("average") or about.get("item") or "")
 
 
-def _number(file: str, about: dict[str, Any], against: str) -> float:
+def number_of(file: str, about: dict[str, Any], against: str) -> float:
     """Where on the x axis a result is."""
     if against == "ema":
         length = _average(about).removeprefix("ema_")
@@ -169,15 +183,22 @@ def _number(file: str, about: dict[str, Any], against: str) -> float:
                 f"{file}: its weights, {length or 'not known'}, are no average of a known length; evaluate a run with "
                 "--weights ema_LENGTH, one of --train.ema-lengths, or a file of jaxdiff ema"
             ) from None
-    value = about.get(against) if against == "network_evaluations" else about.get("sample", {}).get(against)
+    value = about.get(against) if against == "network_evaluations" else sample_of(about).get(against)
+    if against == "truncation" and value is None and about.get("sample"):
+        raise InputError(f"{file}: its starting noise is not truncated: it has no place on that axis; leave it out")
     if value is None:
         raise InputError(f"{file}: does not say its {against}; results of samples of a --run do")
     return float(value)
 
 
-def _settings(about: dict[str, Any], against: str) -> Key:
+def sample_of(about: dict[str, Any]) -> dict[str, Any]:
+    """How pictures were made."""
+    return SINCE | dict(about.get("sample", {}))
+
+
+def settings_of(about: dict[str, Any], against: str) -> Key:
     """All that tells results apart, but what goes with `against`."""
-    sample = dict(about.get("sample", {}))
+    sample = sample_of(about)
     weights, step = _average(about), about.get("step", str(about.get("weights", "")).removeprefix("step "))
     found = {
         "sampler": sample.pop("sampler", None), "run": str(about.get("name", "")), "weights": weights,
@@ -201,9 +222,11 @@ def _classes(about: dict[str, Any]) -> str:
     return " ".join(str(i) for i, count in enumerate(counts) if count) if 0 in counts else ""
 
 
-def _labels(keys: list[Key]) -> list[tuple[Key, str]]:
+def labels_of(keys: list[Key]) -> list[tuple[Key, str]]:
     """Each with its sampler, and what differs between them."""
-    differ = {name for key in keys for name, value in key if any(dict(other).get(name) != value for other in keys)}
+    differ = {
+        name for key in keys for name, value in key if any(dict(other).get(name, value) != value for other in keys)
+    }
     short = {dict(key)["run"]: Path(dict(key)["run"]).name for key in keys}
     alike = len(set(short.values())) < len(short)
 
