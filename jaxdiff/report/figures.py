@@ -103,6 +103,8 @@ def metric(drawn: Drawn, *, against: str, log: bool = False, floor: float | None
 
 def tradeoff(drawn: Tradeoff) -> Figure:
     """Two metrics, joined along what was swept, each point with its value; those of the real images as dashed lines."""
+    from matplotlib.patheffects import withStroke
+
     figure = _figure(7, 5.5)
     axes = figure.subplots()
     for i, sweep in enumerate(drawn.sweeps):
@@ -110,10 +112,11 @@ def tradeoff(drawn: Tradeoff) -> Figure:
         x, y, values = zip(*sweep.points, strict=True)
         axes.plot(x, y, marker=MARKERS[i % len(MARKERS)], markersize=5, color=colour, label=sweep.label, alpha=0.8)
         for at, value in zip(zip(x, y, strict=True), values, strict=True):
-            side, height = [(5, 4), (-5, -4), (5, -4), (-5, 4)][i % 4]  # sweeps may share a point
+            side, height = [(5, -4), (5, 4), (-5, -4), (-5, 4)][i % 4]  # sweeps may share a point
             axes.annotate(
                 said(value), at, (side, height), textcoords="offset points", fontsize=8, color=colour,
                 ha="left" if side > 0 else "right", va="bottom" if height > 0 else "top",
+                path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     for real, line in zip(drawn.real, (axes.axvline, axes.axhline), strict=True):
         if real is not None:
