@@ -66,10 +66,11 @@ def artefact(
 ) -> Artefact:
     """A program that makes the pictures of `config.sample`, for any batch, and its weights.
 
-    Sampler, times and their number, eta and clipping are in the program; the scale of guidance, temperature, seed,
-    numbers and labels of the pictures are its inputs, with those given here as defaults. With guidance 1 the network is
-    called once a time, and the program has no such input. Of attention it has JAX's own form: cuDNN's is not among the
-    calls that JAX promises to keep. The bytes are the same every time, in one version of all libraries.
+    Sampler, times and their number, eta, clipping and what the starting noise is cut off at are in the program; the
+    scale of guidance, temperature, seed, numbers and labels of the pictures are its inputs, with those given here as
+    defaults. With guidance 1 the network is called once a time, and the program has no such input. Of attention it has
+    JAX's own form: cuDNN's is not among the calls that JAX promises to keep. The bytes are the same every time, in one
+    version of all libraries.
 
     Args:
       config: of which `model`, `diffusion` and `sample` are read.
@@ -179,7 +180,7 @@ def _inputs(
     config: Config, spec: build.Spec, guide: Guide | None, seed: int, labels: Sequence[int]
 ) -> dict[str, tuple[Shape, dict[str, Any]]]:
     """Those of the program: their shapes, and what the manifest says of them."""
-    sampler, _, scale, temperature = sampling.settings(config)
+    sampler, _, scale, temperature, _ = sampling.settings(config)
     (batch,) = jax_export.symbolic_shape("batch")
     number = Shape((), jnp.float32)
     found: dict[str, tuple[Shape, dict[str, Any]]] = {
@@ -200,7 +201,7 @@ def _inputs(
 
 def _program(config: Config, spec: build.Spec, params: PyTree, guide: Guide | None) -> Program:
     """`({name: weight}, inputs) -> float32 [B, H, W, C]`."""
-    sampler, times, _, temperature = sampling.settings(config)
+    sampler, times, _, temperature, noise = sampling.settings(config)
     generate = sampling.generator(config, spec, classify=None if guide is None else guide.classify)
     tree = _tree(params, guide)
     names, structure = list(named(tree)), jax.tree.structure(tree)
@@ -210,7 +211,7 @@ def _program(config: Config, spec: build.Spec, params: PyTree, guide: Guide | No
         guided = None if guide is None else (own.pop("classifier"), inputs["classifier_scale"])
         pictures: Array = generate(
             own, jax.random.key(inputs["seed"]), inputs["index"], inputs.get("label"), sampler, times,
-            inputs.get("guidance"), inputs.get("temperature", temperature), guided,
+            inputs.get("guidance"), inputs.get("temperature", temperature), noise, guided,
         )  # fmt: skip
         return pictures
 

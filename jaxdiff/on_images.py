@@ -102,7 +102,7 @@ def in_batches(
     Raises:
       InputError: a picture is NaN or infinite.
     """
-    sampler, grid, scale, temperature = sampling.settings(config)
+    sampler, grid, scale, temperature, _ = sampling.settings(config)
     grid = grid if times is None else jnp.asarray(times, jnp.float32)
     num, devices = len(images), jax.local_device_count()
     share = -(-min(batch, num) // devices)

@@ -167,6 +167,8 @@ def prepared(
     """
     check_out(command.out)
     check_numbers(num=command.num, draws=command.draws, batch=command.batch)
+    if command.truncation is not None or command.start_scale is not None:
+        raise InputError("--truncation and --start-scale: of pictures that begin from noise alone; leave them out")
     if fixed_sampler is not None and command.sampler not in (None, fixed_sampler):
         raise InputError(f"--sampler {command.sampler}: this is done with {fixed_sampler}; leave it out")
     wanted = fixed_sampler or command.sampler or default_sampler
