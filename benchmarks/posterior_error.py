@@ -3,7 +3,7 @@
     python benchmarks/posterior_error.py
 
 Two kinds of data: a Gaussian field of 8x8 pixels (correlation exp(-d^2 / 2 1.5^2), standard deviation 0.6), and a
-mixture of 30 pictures, waves of 8x8 pixels, each with standard deviation 0.1. Of each, the left half is known, or the
+mixture of 8 pictures, waves of 8x8 pixels, each with standard deviation 0.1. Of each, the left half is known, or the
 means of 2x2 squares. Printed are, in standard deviations of the posterior: the error of the mean (root mean square over
 the pixels that are not known), the ratio of the standard deviations (ideal 1), and of the mixture how far the shares of
 the components are from the exact ones (total variation, ideal 0).
@@ -31,11 +31,11 @@ def field() -> tuple[np.ndarray, np.ndarray]:
 
 
 def pictures() -> np.ndarray:
-    """The means of the mixture, `[30, 64]`."""
+    """The means of the mixture, `[8, 64]`."""
     rng = np.random.default_rng(0)
     y, x = np.meshgrid(np.arange(8) / 8, np.arange(8) / 8, indexing="ij")
     found = []
-    for _ in range(30):
+    for _ in range(8):
         a, b, phase = rng.integers(0, 3), rng.integers(0, 3), rng.uniform(0, 2 * np.pi)
         found.append(0.8 * np.sin(2 * np.pi * (a * x + b * y) + phase).ravel())
     return np.array(found)
@@ -110,13 +110,13 @@ def main() -> None:
         "Gaussian field": testing.covariance_denoiser(
             mean=mean.reshape(SHAPE), covariance=covariance, schedule=SCHEDULE
         ),
-        "mixture of 30": testing.mixture_denoiser(
+        "mixture of 8": testing.mixture_denoiser(
             means=means.reshape(-1, *SHAPE), std=std, weights=weights, schedule=SCHEDULE
         ),
     }
     truth = {
         "Gaussian field": np.random.default_rng(1).multivariate_normal(mean, covariance),
-        "mixture of 30": means[3] + std * np.random.default_rng(1).standard_normal(SIZE),
+        "mixture of 8": means[3] + std * np.random.default_rng(1).standard_normal(SIZE),
     }
     print(f"| data | measured | method | mean | std | components | seconds ({jax.devices()[0]}) |")
     print("|---|---|---|---|---|---|---|")
