@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import schedules, timesteps
+from jaxdiff.build.condition import channels_of
 from jaxdiff.build.diffusion import measured, schedule
 from jaxdiff.build.networks import Spec, denoiser, model
 from jaxdiff.build.training import eval_loss_fn, evaluate_every
@@ -117,7 +118,8 @@ def errors_by_time(config: Config, spec: Spec, times: np.ndarray, *, own: bool =
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
         labels = batch["label"] if spec.num_classes is not None else None
-        predict = denoiser(config, spec, params, labels)
+        image = channels_of(config, keys, x0)
+        predict = denoiser(config, spec, params, labels, image=image)
 
         def at(step: tuple[Array, Array]) -> dict[str, Array]:
             i, t = step
@@ -125,7 +127,7 @@ def errors_by_time(config: Config, spec: Spec, times: np.ndarray, *, own: bool =
             guess = predict(q_sample(x0, t, eps, schedule=alphas), t).eps
             found = {"eps": jnp.mean(jnp.square(guess.astype(jnp.float32) - eps), axis=range(1, eps.ndim))}
             if own:
-                net = model(config, spec, params, labels)
+                net = model(config, spec, params, labels, image=image)
                 terms = measure(x0, jnp.full(len(x0), t), eps, model=net, schedule=alphas, kind=d.kind)
                 found |= {f"own {name}": term for name, term in terms.items()}
             return found

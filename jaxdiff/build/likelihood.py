@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import likelihood, schedules, timesteps
+from jaxdiff.build.condition import channels_of
 from jaxdiff.build.diffusion import schedule
 from jaxdiff.build.networks import Spec, denoiser
 from jaxdiff.config import Config
 from jaxdiff.denoise import clip_x0
 from jaxdiff.noise import fold_in
 from jaxdiff.train.step import LossFn
-from jaxdiff.typing import Array, Batch, InputError, PyTree, Schedule
+from jaxdiff.typing import Array, Batch, Denoiser, InputError, PyTree, Schedule
 
 
 def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.ndarray, np.ndarray, LossFn]:
@@ -35,7 +36,7 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
-        predict = denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None)
+        predict = _given(config, spec, params, batch, keys)
         if config.sample.clip:  # a bound of the sampler that clips, which is the better one
             predict = clip_x0(predict, schedule=alphas)
         found = likelihood.vlb(keys, x0, predict, schedule=chain, times=times, variance=variance)
@@ -43,6 +44,14 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
 
     begin = times[:-1]
     return begin, np.asarray(schedules.log_snr(jnp.asarray(begin, jnp.float32), schedule=alphas)), loss
+
+
+def _given(config: Config, spec: Spec, params: PyTree, batch: Batch, keys: Array) -> Denoiser:
+    """The denoiser of the batch's labels, of a network of super-resolution also of its images in fewer pixels, at the
+    level of sampling: then p is that of an image given its smaller one."""
+    x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+    image = channels_of(config, keys, x0, level=config.condition.level)
+    return denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None, image=image)
 
 
 def bound_chain(alphas: Schedule, *, steps: int = 1000) -> tuple[Schedule, np.ndarray]:
@@ -120,7 +129,7 @@ def bits_per_dim(config: Config, spec: Spec, which: str, *, steps: int = 1000) -
         start = 1 / alphas.T if isinstance(alphas, schedules.Discrete) else 1e-5
 
         def bits(params: PyTree, batch: Batch, keys: Array) -> Array:
-            predict = denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None)
+            predict = _given(config, spec, params, batch, keys)
 
             def log_density(keys: Array, x: Array) -> Array:
                 return likelihood.ode(keys, x, predict, schedule=alphas, start=start).log_density

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import denoise, schedules
+from jaxdiff.build.condition import check_condition
 from jaxdiff.build.diffusion import preconditioning, schedule
 from jaxdiff.config import Config
 from jaxdiff.models import NETWORKS, lora
 from jaxdiff.preconditioning import precondition
-from jaxdiff.typing import Array, Denoiser, Model, PyTree
+from jaxdiff.typing import Array, Denoiser, InputError, Model, PyTree
 
 
 class Spec(NamedTuple):
@@ -22,6 +23,7 @@ class Spec(NamedTuple):
 
 def network(config: Config, spec: Spec) -> Any:
     """The Flax module that `config.model` names, for these images and labels."""
+    check_condition(config, spec.image_shape)
     out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
     options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype), "out_channels": out_channels}
     for name in ("network", "lora_rank"):
@@ -33,6 +35,9 @@ def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
     """Fresh parameters."""
     net = network(config, spec)
     cond = {} if spec.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
+    if config.condition.factor is not None:
+        height, width, channels = spec.image_shape
+        cond["image"] = jnp.zeros((1, height, width, channels + 1))
     return with_lora(config, jax.jit(net.init)(key, jnp.zeros((1, *spec.image_shape)), jnp.zeros(1), cond), key)
 
 
@@ -43,21 +48,40 @@ def with_lora(config: Config, params: PyTree, key: Array) -> PyTree:
     return lora.adapted(jax.random.fold_in(key, 1), params, rank=config.model.lora_rank)  # not the key of the network
 
 
-def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, key: Array | None = None) -> Model:
+def model(
+    config: Config,
+    spec: Spec,
+    params: PyTree,
+    labels: Array | None,
+    *,
+    image: Array | None = None,
+    key: Array | None = None,
+) -> Model:
     """The network with parameters and labels bound, as a function of time.
 
     Args:
-      config: of which `model` and `diffusion` are read.
+      config: of which `model`, `diffusion` and `condition.factor` are read.
       spec: of the data.
       params: the network's.
       labels: int32 `[B]`, `spec.num_classes` being the null label; None for a network without classes.
+      image: what a network of super-resolution is given (`channels`, `channels_of`), `[B, H, W, C + 1]`.
       key: keys `[B]`: dropout is on. None: off.
 
     Returns:
       `(x_t [B, H, W, C], t scalar or [B]) -> y [B, H, W, C]`, of the kind `config.diffusion.kind`; with
       `learned_variance` twice as many channels.
+
+    Raises:
+      InputError: no image for a network that is given one, or one for another.
     """
+    if (config.condition.factor is None) != (image is None):
+        raise InputError(
+            "this network is given nothing beside x_t: leave the image out" if config.condition.factor is None else
+            "this network enlarges pictures: give it the channels of a small one (jaxdiff super-resolution does)"
+        )  # fmt: skip
     cond = {} if labels is None else {"label": labels}
+    if image is not None:
+        cond["image"] = image
     net = network(config, spec)
 
     def apply(x: Array, c_noise: Array) -> Array:
@@ -72,8 +96,10 @@ def model(config: Config, spec: Spec, params: PyTree, labels: Array | None, *, k
     return denoise.at_scaled_time(apply, scale=1000 * config.diffusion.step_scale)
 
 
-def denoiser(config: Config, spec: Spec, params: PyTree, labels: Array | None) -> Denoiser:
+def denoiser(
+    config: Config, spec: Spec, params: PyTree, labels: Array | None, *, image: Array | None = None
+) -> Denoiser:
     """The model's denoiser, without guidance or clipping."""
     alphas = schedule(config.diffusion)
-    net, learned = model(config, spec, params, labels), config.diffusion.learned_variance
+    net, learned = model(config, spec, params, labels, image=image), config.diffusion.learned_variance
     return denoise.denoiser(net, schedule=alphas, kind=config.diffusion.kind, learned_variance=learned)

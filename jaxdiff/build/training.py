@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff.build.condition import channels_of
 from jaxdiff.build.diffusion import measured, schedule, times_seen
 from jaxdiff.build.networks import Spec, model
 from jaxdiff.config import Config
@@ -26,7 +27,8 @@ def trained(config: Config) -> Trained | None:
 
 
 def loss_fn(config: Config, spec: Spec) -> LossFn:
-    """The loss of a batch of uint8 images: fresh times, noise and hidden labels from each example's key.
+    """The loss of a batch of uint8 images: fresh times, noise, hidden labels and levels of what a network of
+    super-resolution is given, from each example's key.
 
     Raises:
       InputError: labels to be hidden from a network that has no null label, or what `times_seen` and `measured` refuse.
@@ -45,7 +47,8 @@ def loss_fn(config: Config, spec: Spec) -> LossFn:
         if spec.num_classes is not None:
             hidden = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 2), config.train.label_dropout)
             labels = jnp.where(hidden, spec.num_classes, batch["label"])
-        net = model(config, spec, params, labels, key=fold_in(keys, 3))
+        image = channels_of(config, keys, x0)
+        net = model(config, spec, params, labels, image=image, key=fold_in(keys, 3))
         terms = measure(x0, t, eps, model=net, schedule=alphas, kind=d.kind)
         return by_time(terms, t, buckets=config.log.time_buckets) if config.log.time_buckets else terms
 

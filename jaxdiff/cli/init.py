@@ -31,6 +31,11 @@ def with_network(config: Config, other: Config) -> Config:
 
 def check_init(loaded: Pretrained, config: Config, spec: build.Spec) -> None:
     """The imported network must be the one that the data and the settings ask for."""
+    if config.condition.factor is not None:
+        raise InputError(
+            f"--condition.factor {config.condition.factor}: the network of --init is not given a smaller picture; "
+            "leave one of the two out"
+        )
     if loaded.latents:
         raise InputError("--init: that network makes an autoencoder's latents; train.py trains on pictures alone")
     channels, classes = loaded.spec.image_shape[-1], loaded.spec.num_classes

@@ -21,6 +21,15 @@ def check(config: Config) -> None:
         "data.workers": (config.data.workers >= 0, "0 (none) or more"),
         "diffusion.steps": (1 <= config.diffusion.steps <= 10**6, "1 to 1,000,000"),
         "diffusion.step_scale": (0 < config.diffusion.step_scale < math.inf, "a positive number"),
+        "condition.factor": (
+            config.condition.factor is None or config.condition.factor >= 2,
+            "a whole number, 2 or more; or none",
+        ),
+        "condition.augmentation": (0 <= config.condition.augmentation <= 1, "0 (none) to 1"),
+        "condition.level": (
+            0 <= config.condition.level <= config.condition.augmentation,
+            f"0 to condition.augmentation {config.condition.augmentation}, the levels of training",
+        ),
         "data.holdout": (config.data.holdout >= 0, "0 (none) or more"),
         "data.eval_split": (
             config.data.eval_split is None or not config.data.holdout,
@@ -80,7 +89,10 @@ def check(config: Config) -> None:
             "0 (none); or more, with something to know them by: --data.holdout or --data.eval-split, or with "
             "--log.best-by frechet an --evaluate.every",
         ),
-        "evaluate.every": (config.evaluate.every is None or config.evaluate.every >= 1, "at least 1"),
+        "evaluate.every": (
+            config.evaluate.every is None or (config.evaluate.every >= 1 and config.condition.factor is None),
+            "at least 1; none with --condition.factor, whose pictures jaxdiff super-resolution and evaluate compare",
+        ),
         "evaluate.samples": (config.evaluate.samples >= 2, "at least 2"),
         "evaluate.reference": (config.evaluate.reference is None or config.evaluate.reference >= 2, "at least 2"),
         "evaluate.batch": (config.evaluate.batch >= 1, "at least 1"),

@@ -12,12 +12,12 @@ from typing import Any
 import dacite
 
 from jaxdiff.config.networks import NETWORKS
-from jaxdiff.config.sections import Config, Data, Diffusion, Evaluate, Log, Optim, Sample, Train
+from jaxdiff.config.sections import Condition, Config, Data, Diffusion, Evaluate, Log, Optim, Sample, Train
 from jaxdiff.typing import InputError
 
 FREE_ON_RESUME = (
     "train.steps", "train.steps_per_call", "train.accumulate", "train.skip_limit", "data.dir", "data.workers",
-    "data.skip_corrupt", "data.eval_split", "sample", "log", "evaluate",
+    "data.skip_corrupt", "data.eval_split", "condition.level", "sample", "log", "evaluate",
 )  # fmt: skip
 """What a resumed run may change: how long, and what is written. Everything else is the experiment."""
 
@@ -53,7 +53,8 @@ def _nearest_field(message: str) -> str:
     if wrong and wrong[1] == "Model":
         return f". Give a network: {', '.join(network.__name__ for network in NETWORKS.values())}"
     sections = {
-        s.__name__: s for s in (Config, Data, Diffusion, *NETWORKS.values(), Optim, Train, Sample, Log, Evaluate)
+        s.__name__: s
+        for s in (Config, Data, Diffusion, *NETWORKS.values(), Condition, Optim, Train, Sample, Log, Evaluate)
     }
     if not wrong or wrong[1] not in sections:
         return ""

@@ -67,6 +67,24 @@ class Diffusion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Condition:
+    """Super-resolution: what the network is given of the picture that it makes (see jaxdiff.condition)."""
+
+    factor: int | None = None
+    """The picture with so many times fewer pixels a side, as further channels; default: nothing is given."""
+    reduction: Literal["mean", "lanczos"] = "mean"
+    """How it is reduced in training: to means over squares, or by the filter of data.size, for a cascade from a run
+    that was trained with that."""
+    enlargement: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    """How it is brought back to the size of x_t."""
+    augmentation: float = 0.5
+    """Noise it with a level drawn uniformly from 0 to this, of which 1 leaves nothing, and tell the network the level:
+    what a cascade needs. 0: as it is."""
+    level: float = 0.0
+    """Of the noise in sampling, where no other is given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Optim:
     """The optimiser, through optax."""
 
@@ -201,6 +219,7 @@ class Config:
     data: Data = Data()
     diffusion: Diffusion = Diffusion()
     model: Network = dataclasses.field(default_factory=UNet)
+    condition: Condition = Condition()
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()

@@ -104,6 +104,7 @@ def save_diffusers(folder: Path | str, pretrained: Pretrained) -> None:
     model = config.model
     if not isinstance(model, UNet):
         raise InputError(f"a network of the kind {model.network}: only a unet can be exported, as a UNet2DModel")
+    require(config.condition.factor is None, "a network of super-resolution: diffusers has no pipeline that gives it")
     described = diffusers_unet.arguments_of(model, config.diffusion, spec, pretrained.params)
     if spec.num_classes is not None and model.null_label:
         described[_NULL_LABEL] = True

@@ -206,6 +206,7 @@ def settings_of(about: dict[str, Any], against: str) -> Key:
         "classifier": (about.get("classifier") or {}).get("scale"), "classes": _classes(about),
         "labels": about.get("labels"),
         **{f"bound's {key}": about[key] for key in OF_BOUND if key in about},
+        **{f"condition's {key}": value for key, value in about.get("condition", {}).items()},
     }  # fmt: skip
     for name in {"network_evaluations": ["steps"], "ema": ["weights"]}.get(against, [against]):
         found.pop(name, None)
