@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff import build, sampling
 from jaxdiff.config import Config
 from jaxdiff.noise import example_keys, fold_in
-from jaxdiff.typing import Array, Denoiser, InputError, PyTree, Schedule
+from jaxdiff.typing import Array, Denoiser, PyTree, Schedule
 
 
 class Network(NamedTuple):
@@ -104,19 +104,12 @@ def in_batches(
     """
     sampler, grid, scale, temperature, _ = sampling.settings(config)
     grid = grid if times is None else jnp.asarray(times, jnp.float32)
-    num, devices = len(images), jax.local_device_count()
-    share = -(-min(batch, num) // devices)
+    num = len(images)
     wide = images if images.dtype == np.float32 else images.astype(np.float32) / np.float32(127.5) - 1
 
-    def split(x: np.ndarray, index: np.ndarray) -> np.ndarray:
-        return np.asarray(x[index].reshape(devices, share, *x.shape[1:]))
+    def call(index: np.ndarray) -> Any:
+        there = np.minimum(index, num - 1)
+        own = tuple(None if some is None else some[there] for some in labels)
+        return compiled(params, key, numbers[there], own, wide[there], sampler, grid, scale, temperature)
 
-    for first in range(0, num, share * devices):
-        index = np.arange(first, first + share * devices, dtype=np.int32)
-        there = np.minimum(index, num - 1)  # the last batch is filled up, and cut
-        own = tuple(None if some is None else split(some, there) for some in labels)
-        x = compiled(params, key, split(numbers, there), own, split(wide, there), sampler, grid, scale, temperature)
-        made = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
-        if not np.isfinite(made).all():
-            raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
-        yield made
+    return sampling.finite_batches(call, num=num, batch=batch)

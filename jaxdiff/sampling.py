@@ -25,7 +25,15 @@ Classify = Callable[[Array, PyTree], Model]
 """`(labels [B], its params) -> ((x_t, t) -> log p(label | x_t) [B])`, a classifier of noisy pictures."""
 
 
-def guided(config: Config, spec: build.Spec, params: PyTree, labels: Array | None, scale: Array | None) -> Denoiser:
+def guided(
+    config: Config,
+    spec: build.Spec,
+    params: PyTree,
+    labels: Array | None,
+    scale: Array | None,
+    *,
+    image: Array | None = None,
+) -> Denoiser:
     """The network's denoiser as pictures are made with it: towards the labels, clipped if `config.sample.clip`.
 
     Args:
@@ -34,15 +42,17 @@ def guided(config: Config, spec: build.Spec, params: PyTree, labels: Array | Non
       params: the network's.
       labels: int32 `[B]`; not read by a network without classes.
       scale: of classifier-free guidance, a number or `[B]`; None is the conditional network alone, at half the cost.
+      image: what a network of super-resolution is given, `[B, H, W, C + 1]`, with hidden labels, too.
 
     Returns:
-      `(x_t [B, H, W, C], t scalar or [B]) -> Prediction`, of that B alone if there are labels.
+      `(x_t [B, H, W, C], t scalar or [B]) -> Prediction`, of that B alone if there are labels or an image.
     """
     schedule = build.schedule(config.diffusion)
     both = own = labels if spec.num_classes is not None else None
     if own is not None and scale is not None:
         both = jnp.concatenate([own, jnp.full_like(own, spec.num_classes or 0)])
-    predict = build.denoiser(config, spec, params, both)
+        image = None if image is None else jnp.concatenate([image, image])
+    predict = build.denoiser(config, spec, params, both, image=image)
     if own is not None and scale is not None:
         predict = guidance.classifier_free(predict, scale=scale)
     return denoise.clip_x0(predict, schedule=schedule) if config.sample.clip else predict
@@ -135,7 +145,8 @@ def network_evaluations(config: Config, spec: build.Spec) -> int | None:
 
 
 def pmapped(generate: Generate) -> Any:
-    """`generate` over all devices; `index` and `labels` are `[devices, B / devices]`.
+    """`generate` over all devices; `index` and `labels`, or what else there is of each picture in their place, are
+    `[devices, B / devices]`.
 
     With several processes each gets all of the pictures, as numpy, of which its devices have made their part.
     """
@@ -145,8 +156,8 @@ def pmapped(generate: Generate) -> Any:
     here = jax.local_device_count()
     rows = slice(jax.process_index() * here, (jax.process_index() + 1) * here)
 
-    def call(params: PyTree, key: Array, index: np.ndarray, labels: np.ndarray | None, *rest: Any) -> np.ndarray:
-        images = run(params, key, index[rows], None if labels is None else labels[rows], *rest)
+    def call(params: PyTree, key: Array, index: np.ndarray, labels: PyTree, *rest: Any) -> np.ndarray:
+        images = run(params, key, index[rows], jax.tree.map(lambda x: x[rows], labels), *rest)
         return np.asarray(multihost_utils.process_allgather(images, tiled=True))
 
     return call
@@ -156,8 +167,9 @@ def sharded(generate: Generate, mesh: Mesh) -> Any:
     """As `pmapped`, with parameters that are spread over the mesh of all devices (`train.parallel.sharded`)."""
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
-    def pictures(params: PyTree, key: Array, index: Array, labels: Array | None, *rest: Any) -> Array:
-        given = jax.lax.with_sharding_constraint((index.ravel(), None if labels is None else labels.ravel()), split)
+    def pictures(params: PyTree, key: Array, index: Array, labels: PyTree, *rest: Any) -> Array:
+        given = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (index, labels))
+        given = jax.lax.with_sharding_constraint(given, split)
         images = jax.lax.with_sharding_constraint(generate(params, key, *given, *rest), split)
         return jnp.reshape(images, (*index.shape, *images.shape[1:]))
 
@@ -221,16 +233,40 @@ def in_batches(
     Raises:
       InputError: a picture is NaN or infinite.
     """
-    chosen, devices = settings(config), jax.device_count()
+    how = settings(config)
+
+    def call(index: np.ndarray) -> Any:
+        some = None if labels is None else labels[np.minimum(index, num - 1)]
+        return program(params, key, index, some, *how, guide)
+
+    for images in finite_batches(call, num=num, batch=batch):
+        yield images if latents else to_uint8(images)
+
+
+def finite_batches(call: Callable[[np.ndarray], Any], *, num: int, batch: int) -> Iterator[np.ndarray]:
+    """What `call` makes of the numbers 0..num-1, float32 `[<= batch, ...]` at a time.
+
+    Args:
+      call: int32 `[devices, B / devices]` -> `[devices, B / devices, ...]`. B is always the same: the last numbers may
+        be beyond `num`, of what is left out.
+      num: how many.
+      batch: at a time, rounded up to a multiple of the devices.
+
+    Raises:
+      InputError: something is NaN or infinite.
+
+    >>> [x.tolist() for x in finite_batches(lambda index: 2.0 * index, num=3, batch=2)]
+    [[0.0, 2.0], [4.0]]
+    """
+    devices = jax.device_count()
     share = -(-min(batch, num) // devices)
     for first in range(0, num, share * devices):
-        index = np.arange(first, first + share * devices, dtype=np.int32)
-        some = None if labels is None else labels[np.minimum(index, num - 1)].reshape(devices, share)
-        x = program(params, key, index.reshape(devices, share), some, *chosen, guide)
-        images = np.asarray(x).reshape(-1, *x.shape[2:])[: num - first]
+        index = np.arange(first, first + share * devices, dtype=np.int32).reshape(devices, share)
+        x = np.asarray(call(index))
+        images = x.reshape(-1, *x.shape[2:])[: num - first]
         if not np.isfinite(images).all():
             raise InputError("the pictures are not finite: lower the guidance or the temperature, clip, or use float32")
-        yield images if latents else to_uint8(images)
+        yield images
 
 
 def paths(

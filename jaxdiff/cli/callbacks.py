@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdiff import build, evaluation, sampling
+from jaxdiff import build, cascades, evaluation, sampling
 from jaxdiff.cli import hosts
 from jaxdiff.cli.plan import Job
+from jaxdiff.cli.super_resolution import low_pictures, shown_small
 from jaxdiff.config import Config
 from jaxdiff.data.images import grid
+from jaxdiff.pixels import to_uint8
 from jaxdiff.train import TrainState, evaluate
 from jaxdiff.train.loop import Every
 from jaxdiff.typing import Array, InputError
@@ -23,13 +25,15 @@ Tell = Callable[[int, dict[str, float]], None]
 Say = Callable[[str], None]
 
 
-def _program(job: Job) -> Any:
-    generate, mesh = sampling.generator(job.config, job.spec), job.parallel.mesh
+def _program(job: Job, make: Callable[..., sampling.Generate] = sampling.generator) -> Any:
+    generate, mesh = make(job.config, job.spec), job.parallel.mesh
     return sampling.pmapped(generate) if mesh is None else sampling.sharded(generate, mesh)
 
 
 def pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
     """`(params, key) -> a grid of pictures`, made by all hosts together."""
+    if job.config.condition.factor is not None:
+        return _enlarged(job)
     config, num, classes = job.config, job.config.log.samples, job.spec.num_classes
     program = _program(job)
     labels = None if classes is None else sampling.cycle(range(classes), num)
@@ -38,6 +42,26 @@ def pictures(job: Job) -> Callable[[Any, Array], np.ndarray]:
     def make(params: Any, key: Array) -> np.ndarray:
         images = np.concatenate(list(sampling.in_batches(program, config, params, key, labels, num=num, batch=num)))
         return grid(images, columns=columns)
+
+    return make
+
+
+def _enlarged(job: Job) -> Callable[[Any, Array], np.ndarray]:
+    """Of super-resolution, in threes: a real image made smaller, what the network makes of that, and the image. It is
+    one of those held out, if there are any; always the same ones."""
+    config, source, num = job.config, job.held_out or job.source, job.config.log.samples
+    index = evaluation.some_of(np.arange(len(source)), min(num, len(source)), np.random.default_rng(0))
+    columns, program = 3 * max(1, round((len(index) / 3) ** 0.5)), _program(job, cascades.super_resolver)
+
+    def make(params: Any, key: Array) -> np.ndarray:
+        low = low_pictures(config, source, index, reduce=True)
+        drawn = cascades.enlargements(
+            program, config, params, key, evaluation.labels_of(source, index), low.__getitem__, num=len(index),
+            batch=len(index), level=config.condition.level,
+        )  # fmt: skip
+        made = to_uint8(np.concatenate(list(drawn))[:, 0])
+        threes = np.stack([shown_small(config, to_uint8(low)), made, source.gather(index)["image"]], axis=1)
+        return grid(threes.reshape(-1, *made.shape[1:]), columns=columns)
 
     return make
 

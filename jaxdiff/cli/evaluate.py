@@ -302,7 +302,7 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
         raise InputError(f"--metrics {name}: is of images; {reference.name} holds their statistics only")
     if name == "bits_per_dim_ode" and importlib.util.find_spec("diffrax") is None:
         raise InputError(f"--metrics {name} needs diffrax: pip install 'jaxdiff[ode]'")
-    made = prepare(pictures, 1)
+    made = prepare(pictures, 1, of_images=True)
     source: Source = Subset(reference.source, reference.numbers)
     if made.spec.num_classes is None:
         source = Unlabelled(source)
@@ -331,12 +331,14 @@ def _bits(name: str, reference: Reference, pictures: Pictures) -> Callable[[], F
         if not math.isfinite(found[name]):
             raise InputError(f"--metrics {name}: is {found[name]}: this network's outputs are not finite")
         bound = build.bound_settings(made.config) if name == "bits_per_dim_vlb" else {}
+        # Of an enlarging network it is of an image given its smaller one.
+        sections = ["diffusion", "model", *(["condition"] if made.config.condition.factor else [])]
         variance = max(found.pop(f"{name}_square") - found[name] ** 2, 0)
         about = {
             "name": pictures.run, "weights": said, "item": pictures.weights, "weights_sha256": sha256_of(params),
             "seed": pictures.seed, "images": len(source), "of": reference.name, "sha256": digest.hexdigest(),
             **reference.about, "batch": size, **bound,
-            **{section: to_dict(made.config)[section] for section in ("diffusion", "model")},
+            **{section: to_dict(made.config)[section] for section in sections},
         }  # fmt: skip
         return {
             "metrics": {name: found[name], f"{name}_error": (variance / len(source)) ** 0.5},

@@ -35,7 +35,7 @@ def export(
         raise InputError(f"--weights-beside: there is a file {beside}, which is of no {out}; give another --out")
     made = prepare(pictures, 1)
     name, params = made.load()
-    one = made.guide
+    one = made.classifier
     guide = None if one is None else Guide(one.log_prob, one.params, one.num_classes, pictures.guide_scale)
     done = artefact(
         made.config, made.spec, params, guide=guide, platforms=tuple(dict.fromkeys(platforms)), seed=pictures.seed,

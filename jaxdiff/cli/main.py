@@ -15,6 +15,7 @@ from jaxdiff.cli.inpaint import inpaint
 from jaxdiff.cli.plot import plot
 from jaxdiff.cli.restore import denoise, restore
 from jaxdiff.cli.statistics import statistics
+from jaxdiff.cli.super_resolution import super_resolution
 
 app = SubcommandApp()
 app.command(data, name="data", help="Prepare a set of images for training, or look at it.")
@@ -23,7 +24,7 @@ app.command(ema)
 app.command(evaluate)
 app.command(export)
 app.command(statistics)
-for task in (inpaint, restore, denoise, variations, transfer, edit, interpolate):
+for task in (inpaint, restore, super_resolution, denoise, variations, transfer, edit, interpolate):
     app.command(task)
 app.command(plot, name="plot", help="Draw metrics, losses, bits per dimension, the process, or nearest neighbours.")
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import build, runs, sampling
+from jaxdiff import build, cascades, runs, sampling
 from jaxdiff import config as configs
 from jaxdiff.cli.common import Words, load_classifier, load_pretrained, read_run, warn_of_signal
 from jaxdiff.config import Config
@@ -87,24 +87,32 @@ class Prepared(NamedTuple):
       spec: of the pictures.
       labels: of each, or None.
       latents: they are none, but an autoencoder's latents.
-      guide: the classifier that guides, or None.
+      classifier: the one that guides, or None.
+      generate: `sampling.generator`, or `cascades.super_resolver`.
+      guide: the params and the scale of a classifier, if there is one.
       load: the weights' name and they.
-      draw: params -> batches of uint8 `[<= batch, H, W, C]`, or float32 latents.
-      path: params -> `sampling.paths` of all of them.
+      draw: params -> batches of uint8 `[<= batch, H, W, C]`, or float32 latents; not of super-resolution.
+      path: params -> `sampling.paths` of all of them; likewise.
     """
 
     config: Config
     spec: build.Spec
     labels: np.ndarray | None
     latents: bool
-    guide: GuidedClassifier | None
+    classifier: GuidedClassifier | None
+    generate: sampling.Generate
+    guide: Callable[[], tuple[PyTree, Any] | None]
     load: Callable[[], tuple[str, PyTree]]
     draw: Callable[[PyTree], Iterator[np.ndarray]]
     path: Callable[[PyTree], tuple[np.ndarray, np.ndarray]]
 
 
 def prepare(
-    pictures: Pictures, num: int, *, by_class: Callable[[int], np.ndarray | None] = lambda classes: None
+    pictures: Pictures,
+    num: int,
+    *,
+    by_class: Callable[[int], np.ndarray | None] = lambda classes: None,
+    of_images: bool = False,
 ) -> Prepared:
     """Check all of it, before anything is compiled.
 
@@ -112,9 +120,11 @@ def prepare(
       pictures: which, and how.
       num: how many.
       by_class: of a network of so many classes the label of each, `[num]`; None for what `pictures.labels` says.
+      of_images: a network of super-resolution will do, for there are images to make what it is given of.
 
     Raises:
-      InputError: options that do not fit each other, the network or the sampler.
+      InputError: a network of super-resolution unless `of_images`; options that do not fit each other, the network or
+        the sampler.
     """
     for name, value in (("num", num), ("batch", pictures.batch)):
         if value < 1:
@@ -122,6 +132,14 @@ def prepare(
     if not 0 <= pictures.seed < 2**32:
         raise InputError(f"--seed {pictures.seed}: expected 0 <= seed < 2^32")
     config, spec, load, latents = _network(pictures)
+    enlarges = config.condition.factor is not None
+    if enlarges and not of_images:
+        raise InputError(
+            f"--run {pictures.run}: makes no pictures from noise alone, but enlarges small ones: use jaxdiff "
+            "super-resolution, whose --out evaluate takes as --samples; or sample.py --run BASE --cascade RUN"
+        )
+    if enlarges and pictures.classifier is not None:
+        raise InputError("--classifier: guides no super-resolution; leave it out")
     given = {
         field.name: getattr(pictures, field.name)
         for field in dataclasses.fields(configs.Sample)
@@ -146,17 +164,21 @@ def prepare(
     def strength() -> tuple[PyTree, Any] | None:
         return None if guide is None else replicate((guide.params, np.float32(pictures.guide_scale)))
 
+    generate = (
+        cascades.super_resolver(config, spec) if enlarges else sampling.generator(config, spec, classify=classify)
+    )
+
     def draw(params: PyTree) -> Iterator[np.ndarray]:
-        program = sampling.pmapped(sampling.generator(config, spec, classify=classify))
         return sampling.in_batches(
-            program, config, params, key, labels, num=num, batch=pictures.batch, latents=latents, guide=strength()
-        )
+            sampling.pmapped(generate), config, params, key, labels, num=num, batch=pictures.batch, latents=latents,
+            guide=strength(),
+        )  # fmt: skip
 
     def path(params: PyTree) -> tuple[np.ndarray, np.ndarray]:
         program = sampling.pmapped(sampling.generator(config, spec, classify=classify, path=True))
         return sampling.paths(program, config, params, key, labels, num=num, guide=strength())
 
-    return Prepared(config, spec, labels, latents, guide, load, draw, path)
+    return Prepared(config, spec, labels, latents, guide, generate, strength, load, draw, path)
 
 
 def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:

@@ -273,7 +273,7 @@ def _networks(given: Networks) -> tuple[Source, str, dict[str, Prepared]]:
     short = [Path(run).name for run in given.run]
     names = short if len(set(short)) == len(short) else list(given.run)
     made = {
-        name: prepare(Pictures(run=run, weights=given.weights, step=given.step, seed=given.seed), 1)
+        name: prepare(Pictures(run=run, weights=given.weights, step=given.step, seed=given.seed), 1, of_images=True)
         for name, run in zip(names, given.run, strict=True)
     }
     config, spec = runs.load_run(read_run(given.run[0]))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.out import writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
+from jaxdiff.cli.super_resolution import prepare_cascade
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.data.postprocess import PostProcess, check_postprocess, postprocess
 from jaxdiff.typing import InputError
@@ -30,6 +31,11 @@ class SampleCommand(Pictures):
     makes for an autoencoder to decode goes into a .npz alone, as `latents` (float32)."""
     after: Annotated[PostProcess, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PostProcess)
     """What is done to each picture before it is written, in this order."""
+    cascade: tuple[str, ...] = ()
+    """Runs of super-resolution that enlarge the pictures one after the other, each as its config says."""
+    cascade_levels: tuple[float, ...] = ()
+    """Of the noise that each of these puts on what it is given, such as 0.1: more hides more of the faults of the
+    smaller pictures. Default each run's condition.level."""
 
 
 def sample_main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +47,13 @@ def sample_main(argv: Sequence[str] | None = None) -> None:
 
 def _sample(command: SampleCommand) -> None:
     check_out(command.out)
-    made = prepare(command, command.num)
+    if command.cascade_levels and not command.cascade:
+        raise InputError("--cascade-levels without --cascade")
+    made = (
+        prepare_cascade(command, command.num, command.cascade, command.cascade_levels)
+        if command.cascade
+        else prepare(command, command.num)
+    )
     if made.latents and command.out.suffix.lower() != ".npz":
         raise InputError(
             f"--out {command.out}: this network makes no pictures but latents, "

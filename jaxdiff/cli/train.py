@@ -157,7 +157,7 @@ def _train(command: TrainCommand, loaded: Pretrained | None, args: list[str]) ->
             print(
                 f"{where.name}: finished, {saved} of {config.train.steps} steps are done.\n"
                 f"  more steps:  {_with_steps(args, 2 * saved)}\n"
-                f"  samples:     {training.sample_hint(where, runs.load_run(folder)[1])}"
+                f"  samples:     {training.sample_hint(where, *runs.load_run(folder))}"
             )
         return
 

@@ -196,7 +196,7 @@ def _run(job: Job, *, command: str) -> None:
         _tell(
             f"{job.place.name}: done. Checkpoints, {pictures_too}{folder / 'loss.png'}, "
             f"tensorboard --logdir {folder / 'tensorboard'}{trace}\n"
-            f"Sample it: {sample_hint(job.place, job.spec)}"
+            f"Sample it: {sample_hint(job.place, job.config, job.spec)}"
         )
 
 
@@ -308,7 +308,10 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def sample_hint(place: Place, spec: build.Spec) -> str:
+def sample_hint(place: Place, config: Config, spec: build.Spec) -> str:
     """The command that samples a run."""
+    if config.condition.factor is not None:
+        images = ["--images", config.data.name, "--reduce", "--num", "16"]
+        return shlex.join(["jaxdiff", "super-resolution", "--run", place.name, *images, "--out", "enlarged.png"])
     labels = [] if spec.num_classes is None else ["--labels", str(min(3, spec.num_classes - 1))]
     return shlex.join(["python", "sample.py", "--run", place.name, "--num", "64", *labels, "--out", "samples.png"])

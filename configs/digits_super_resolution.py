@@ -1,0 +1,18 @@
+"""The digits from 4x4 to 8x8, class-conditional: super-resolution on a CPU.
+
+Command: python train.py --config configs/digits_super_resolution.py
+Sample: jaxdiff super-resolution --run runs/digits_super_resolution --images digits --reduce --num 16 --out enlarged.png
+"""
+
+from jaxdiff.config import Condition, Config, Data, Diffusion, Log, Optim, Sample, Train, UNet
+
+config = Config(
+    data=Data(name="digits", holdout=200),
+    diffusion=Diffusion(schedule="cosine", kind="v"),
+    model=UNet(channels=16, multipliers=(1, 2), blocks=1, attention_resolutions=(), groups=8, resample_in_block=False),
+    condition=Condition(factor=2),
+    optim=Optim(learning_rate=3e-3, warmup=100, decay="cosine"),
+    train=Train(steps=600, batch_size=128, ema_decay=0.99),
+    sample=Sample(sampler="ddim", steps=20),
+    log=Log(every=25, samples_every=300, samples=30, checkpoint_every=100),
+)

@@ -1,0 +1,179 @@
+"""`jaxdiff super-resolution`, and the cascades of sample.py."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from jaxdiff import build, cascades, evaluation, sampling
+from jaxdiff.cli.out import check_numbers, writing
+from jaxdiff.cli.pictures import Pictures, Prepared, prepare
+from jaxdiff.config import Config, Data
+from jaxdiff.data import Source
+from jaxdiff.data.images import check_out, write_samples
+from jaxdiff.evaluation import size_of
+from jaxdiff.pixels import to_uint8
+from jaxdiff.typing import InputError, PyTree
+
+
+def super_resolution(
+    pictures: Annotated[Pictures, tyro.conf.arg(name="")],
+    *,
+    images: str,
+    out: Path,
+    num: int | None = None,
+    reduce: bool = False,
+    level: float | None = None,
+    samples_each: int = 1,
+    mean: bool = False,
+) -> None:
+    """Enlarge pictures by a run that was trained with --condition.factor. Each draw is one picture that may be behind
+    the small one; their mean is the best guess in squares, and blurred where they differ.
+
+    Args:
+        pictures: Which run, and how; as sample.py has them. Labels: default those of the images.
+        images: The small pictures, as --data.name of train.py: a folder, a .npz, .npy or IDX file, digits, ...
+        out: NAME.png: a row for each, small picture first. NAME.npz: `images` (uint8 NHWC) and `labels`, the draws of
+            one after the other. A folder: one PNG each.
+        num: How many, the first; default all.
+        reduce: They are large ones: make them smaller first, as in training.
+        level: Of the noise that the small picture gets, from 0 to the run's condition.augmentation; more trusts it
+            less. Default the run's condition.level.
+        samples_each: Draws of each picture.
+        mean: Write the mean of its draws in their place.
+    """
+    check_out(out)
+    check_numbers(num=num, samples_each=samples_each)
+    if pictures.pretrained is not None:
+        raise InputError("--pretrained: no such network is given small pictures; give a --run")
+    try:
+        source = build.source(Data(name=images))
+    except InputError as error:
+        raise InputError(str(error).replace("--data.name", "--images")) from None
+    if num is not None and num > len(source):
+        raise InputError(f"--num {num}: there are {len(source):,} images in {images}")
+    index = np.arange(num or len(source))
+
+    def by_class(classes: int) -> np.ndarray | None:
+        found = None if pictures.labels else evaluation.labels_of(source, index)
+        if found is None and not pictures.labels:
+            raise InputError(f"--labels: {images} has none, and this network of {classes} classes needs them")
+        if found is not None and int(found.max()) >= classes:
+            raise InputError(f"--images {images}: has the label {int(found.max())}, the network {classes} classes")
+        return found
+
+    made = prepare(pictures, len(index), by_class=by_class, of_images=True)
+    _check_enlarges(made.config, f"--run {pictures.run}")
+    level = checked_level(made.config, level, "--level")
+    expected = made.spec.image_shape if reduce else build.low_shape(made.config, made.spec.image_shape)
+    if source.image_shape != expected:
+        hint = "; --reduce makes large ones smaller" if source.image_shape == made.spec.image_shape else ""
+        raise InputError(
+            f"--images {images}: are {size_of(source.image_shape)}, this network enlarges {size_of(expected)}{hint}"
+        )
+
+    def small(rows: np.ndarray) -> np.ndarray:
+        return low_pictures(made.config, source, index[rows], reduce=reduce)
+
+    name, params = made.load()
+    parts = []
+    with tqdm(total=len(index), unit="img", desc=f"{name}, {made.config.sample.sampler}") as bar:
+        program = sampling.pmapped(made.generate)
+        for drawn in cascades.enlargements(
+            program, made.config, params, jax.random.key(pictures.seed), made.labels, small, num=len(index),
+            batch=pictures.batch, level=level, draws=samples_each,
+        ):  # fmt: skip
+            parts.append(to_uint8(drawn.mean(1, keepdims=True) if mean else drawn))
+            bar.update(len(drawn))
+    found = np.concatenate(parts)
+    with writing(out):
+        if out.suffix.lower() == ".png":
+            rows = np.concatenate([shown_small(made.config, to_uint8(small(np.arange(len(index)))))[:, None], found], 1)
+            write_samples(out, rows.reshape(-1, *found.shape[2:]), None, columns=rows.shape[1])
+        else:
+            labels = evaluation.labels_of(source, index) if made.labels is None else made.labels
+            each = None if labels is None else np.repeat(labels, found.shape[1])
+            write_samples(out, found.reshape(-1, *found.shape[2:]), each)
+    what = f"the means of {samples_each} draws each" if mean else f"{samples_each} of each"
+    print(f"{len(index)} pictures enlarged at the level {level:g}, {what}: {out}")
+
+
+def low_pictures(config: Config, source: Source, index: np.ndarray, *, reduce: bool) -> np.ndarray:
+    """Small pictures in [-1, 1], float32 `[B, h, w, C]`: those of a source, or made of its large ones."""
+    found = source.gather(index)["image"].astype(np.float32) / 127.5 - 1
+    return np.asarray(build.lowered(config, jnp.asarray(found))) if reduce else found
+
+
+def shown_small(config: Config, low: np.ndarray) -> np.ndarray:
+    """uint8 `[B, h, w, C]` in the size of the large ones, each pixel as it is."""
+    factor = config.condition.factor or 1
+    return low.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def checked_level(config: Config, level: float | None, flag: str) -> float:
+    """The level of the augmentation, by default the config's; `InputError` for one that training has not seen."""
+    most = config.condition.augmentation
+    if level is not None and not (math.isfinite(level) and 0 <= level <= most):
+        raise InputError(f"{flag} {level}: expected 0 to {most:g}, the levels that the run was trained with")
+    return config.condition.level if level is None else level
+
+
+def _check_enlarges(config: Config, run: str) -> None:
+    if config.condition.factor is None:
+        raise InputError(f"{run}: was trained without --condition.factor, and enlarges nothing; give one that was")
+
+
+def prepare_cascade(pictures: Pictures, num: int, stages: tuple[str, ...], levels: tuple[float, ...]) -> Prepared:
+    """The pictures of a run, enlarged by others, as those of one network.
+
+    Args:
+      pictures: of the base; its batch, dtype and seed hold for all, all else of a stage is its run's.
+      num: how many.
+      stages: the runs, in order.
+      levels: of each one's augmentation; none for the runs' own.
+
+    Raises:
+      InputError: runs that do not follow on each other, and what `prepare` raises.
+    """
+    if levels and len(levels) != len(stages):
+        raise InputError(f"--cascade-levels: expected one for each of {len(stages)} stages, got {len(levels)}")
+    base = prepare(pictures, num)
+    if base.latents:
+        raise InputError("--cascade: the base makes latents for an autoencoder, which are no pictures")
+    made, used, before = [base], [], f"{pictures.run or pictures.pretrained}"
+    for i, run in enumerate(stages):
+        own = Pictures(run=run, batch=pictures.batch, dtype=pictures.dtype, seed=pictures.seed)
+        stage = prepare(own, num, by_class=lambda classes: base.labels, of_images=True)
+        _check_enlarges(stage.config, f"--cascade {run}")
+        there, low = made[-1].spec, build.low_shape(stage.config, stage.spec.image_shape)
+        if there.image_shape != low:
+            raise InputError(
+                f"--cascade {run}: enlarges {size_of(low)}, and {before} makes {size_of(there.image_shape)}"
+            )
+        if stage.spec.num_classes not in (None, base.spec.num_classes):
+            raise InputError(
+                f"--cascade {run}: has {stage.spec.num_classes} classes, and {pictures.run or pictures.pretrained} "
+                f"{base.spec.num_classes or 'none'}"
+            )
+        used.append(checked_level(stage.config, levels[i] if levels else None, "--cascade-levels"))
+        made.append(stage)
+        before = run
+    generate = cascades.cascaded(base.generate, [(stage.config, stage.spec) for stage in made[1:]])
+
+    def load() -> tuple[str, tuple[PyTree, ...]]:
+        names, params = zip(*(one.load() for one in made), strict=True)
+        return ", ".join(names), params
+
+    def draw(params: tuple[PyTree, ...]) -> Iterator[np.ndarray]:
+        return cascades.in_batches(
+            sampling.pmapped(generate), [one.config for one in made], params, jax.random.key(pictures.seed),
+            base.labels, num=num, batch=pictures.batch, levels=used, guide=base.guide(),
+        )  # fmt: skip
+
+    return base._replace(spec=made[-1].spec, generate=generate, load=load, draw=draw)
