@@ -20,7 +20,7 @@ def check_numbers(*, least: int = 1, **numbers: int | None) -> None:
     """
     for name, value in numbers.items():
         if value is not None and not least <= value < 2**32:
-            raise InputError(f"--{name} {value}: expected at least {least}, below 2^32")
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}, below 2^32")
 
 
 def check_file(out: Path, *suffixes: str) -> None:
