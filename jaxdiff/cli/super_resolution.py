@@ -27,6 +27,7 @@ def super_resolution(
     *,
     images: str,
     out: Path,
+    split: str = "train",
     num: int | None = None,
     reduce: bool = False,
     level: float | None = None,
@@ -41,6 +42,7 @@ def super_resolution(
         images: The small pictures, as --data.name of train.py: a folder, a .npz, .npy or IDX file, digits, ...
         out: NAME.png: a row for each, small picture first. NAME.npz: `images` (uint8 NHWC) and `labels`, the draws of
             one after the other. A folder: one PNG each.
+        split: Of a TFDS or Hugging Face set.
         num: How many, the first; default all.
         reduce: They are large ones: make them smaller first, as in training.
         level: Of the noise that the small picture gets, from 0 to the run's condition.augmentation; more trusts it
@@ -53,7 +55,7 @@ def super_resolution(
     if pictures.pretrained is not None:
         raise InputError("--pretrained: no such network is given small pictures; give a --run")
     try:
-        source = build.source(Data(name=images))
+        source = build.source(Data(name=images, split=split))
     except InputError as error:
         raise InputError(str(error).replace("--data.name", "--images")) from None
     if num is not None and num > len(source):
