@@ -2,6 +2,9 @@
 
 Command: python train.py --config configs/digits_super_resolution.py
 Sample: jaxdiff super-resolution --run runs/digits_super_resolution --images digits --reduce --num 16 --out enlarged.png
+Hardware, time: 2 CPU cores that many others shared, four minutes.
+Result: PSNR of the 200 digits held out 17.5 dB by one draw, 19.9 by the mean of eight (--samples-each 8 --mean);
+bicubic interpolation 13.5.
 """
 
 from jaxdiff.config import Condition, Config, Data, Diffusion, Log, Optim, Sample, Train, UNet
