@@ -5,6 +5,7 @@ Command: pip install -e '.[tfds]' && python train.py --config configs/fashion_mn
 Or with the IDX files: --data.name train-images-idx3-ubyte.gz
 Both: python sample.py --run runs/fashion_mnist_14 --cascade runs/fashion_mnist_super_resolution --num 64
 --cascade-levels 0.1 --out cascade.png
+Hardware, time: 2 CPU cores that many others shared, 22 minutes; 0.35 s a step at best.
 """
 
 from jaxdiff.config import Config, Data, Diffusion, Log, Optim, Sample, Train, UNet
