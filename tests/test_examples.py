@@ -1,19 +1,23 @@
-"""The examples, run as a user runs them: four libraries through the same functions."""
+"""The examples, run as a user runs them: four libraries through the same functions, and the notebooks."""
 
 import ast
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 from processes import QUICK, finish, start
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = [EXAMPLES / f"two_moons_{name}.py" for name in ("linen", "nnx", "equinox", "jax")]
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 NOISE = 0.08
 FULL_SPEED = dict.fromkeys(QUICK, "0")  # they compile little, and run for long
 
@@ -169,3 +173,65 @@ def test_what_is_wrong_with_the_command_is_said_at_once(tmp_path, monkeypatch, c
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path):
+    text = path.read_text()
+    notebook = nbformat.reads(text, 4)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.language_info == {"name": "python"}
+    for cell in notebook.cells:
+        assert cell.metadata == {}
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
+    for link in re.findall(r"\]\(([\w./]+)[#)]", text):
+        assert (EXAMPLES / link).exists(), link
+
+
+CHECKS = {
+    # The least loss is that of the exact denoiser, computed on the same examples, so that no network is below it; guided
+    # samples are where the data's likelihood has them: at 0, between the measurement's error and one and a half times it.
+    "diffusion_from_scratch": """
+assert least < reached < 1.02 * least, (least, reached)
+distances = {name: distance(path[-1]) for name, path in paths.items()}
+assert max(distances.values()) < np.quantile(null, 0.99) + 0.02, distances
+assert abs(answers[:, 1].mean()) < 0.02 and 0.09 < answers[:, 1].std() < 0.15
+near = lambda x: np.abs(np.asarray(x)[:, 1]) < 0.3
+assert near(answers).mean() > 0.95 > 2 * near(data).mean()
+""",
+    # The class that was asked for, by the nearest real digit; less variety with more guidance; there and back; latents that
+    # are noise; a walk that starts and ends at the digits.
+    "digits": """
+from sklearn.neighbors import KNeighborsClassifier
+judge = KNeighborsClassifier(1).fit(real.reshape(len(real), -1), classes)
+many = jnp.arange(200) % 10
+asked = generate(params, jax.random.key(9), many, jnp.float32(1.5)).reshape(200, -1)
+assert (judge.predict(asked) == many).mean() > 0.9
+assert (judge.predict(sweep[0].reshape(20, -1)) == labels).mean() < 0.5
+assert list(variety) == sorted(variety, reverse=True) and variety[0] < 1.2 * real_variety
+assert jnp.sqrt(jnp.mean((returned - chosen) ** 2)) < 0.02
+assert abs(latents.mean()) < 0.15 and 0.8 < latents.std() < 1.2
+np.testing.assert_allclose(along[jnp.array([0, -1])], returned[jnp.array([0, 6])], atol=1e-3)
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    """From the first cell to the last in a kernel, and then what they claim, in the same one."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name, value in FULL_SPEED.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(path, 4)
+    pictures = sum("plt.subplots(" in cell.source or "show(" in cell.source for cell in notebook.cells[2:])
+    notebook.cells.append(nbformat.v4.new_code_cell(CHECKS[path.stem]))
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    drawn = sum(
+        any("image/png" in output.get("data", {}) for output in cell.get("outputs", ())) for cell in notebook.cells
+    )
+    assert drawn == pictures
