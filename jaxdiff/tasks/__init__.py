@@ -9,12 +9,14 @@ from jaxdiff.tasks.inpaint import inpaint
 from jaxdiff.tasks.interpolate import between_latents, between_noised
 from jaxdiff.tasks.remove_noise import estimate_noise, posterior_mean, posterior_samples, time_of_noise
 from jaxdiff.tasks.restore import METHODS, Method, restore
+from jaxdiff.tasks.super_resolution import cascade, super_resolve
 
 __all__ = [
     "METHODS",
     "Method",
     "between_latents",
     "between_noised",
+    "cascade",
     "edited",
     "estimate_noise",
     "from_noised",
@@ -23,6 +25,7 @@ __all__ = [
     "posterior_mean",
     "posterior_samples",
     "restore",
+    "super_resolve",
     "time_of_noise",
     "transfer",
 ]
