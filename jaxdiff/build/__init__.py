@@ -1,5 +1,6 @@
 """The one place where names become objects: from a `Config` to schedules, networks, losses, optimisers, data."""
 
+from jaxdiff.build import anomaly
 from jaxdiff.build.condition import channels, channels_of, low_shape, lowered
 from jaxdiff.build.data import source, sources
 from jaxdiff.build.diffusion import SCHEDULES, TIMES, measured, preconditioning, schedule, times_seen
@@ -20,7 +21,7 @@ from jaxdiff.build.training import (
 )
 
 __all__ = [
-    "SCHEDULES", "SPACINGS", "TIMES", "Spec", "averages", "bits_per_dim", "bound_by_step", "bound_chain",
+    "SCHEDULES", "SPACINGS", "TIMES", "Spec", "anomaly", "averages", "bits_per_dim", "bound_by_step", "bound_chain",
     "bound_settings", "channels", "channels_of", "check_options", "check_unused", "denoiser", "errors_by_time",
     "eval_loss_fn", "evaluate_every", "evaluating", "evaluation", "init_params", "learning_rate", "loss_fn",
     "low_shape", "lowered", "measured", "model", "named", "network",

@@ -4,6 +4,7 @@
   stream or over machines by `merged`; its limit `frechet_infinity`; `kernel_distance` (KID); `manifold` (precision,
   recall, density, coverage); `nearest`, the check for copies. Of one: `diversity`.
 * Of a classifier's logits: `inception_score`, `accuracy`.
+* Of scores and curves of single examples: `Normal`, what is unlike the normal ones; `auroc`.
 * Of pairs of images, in JAX, per example: `psnr`, `ssim`, `ms_ssim`.
 * An interval for any of them: `bootstrap`.
 
@@ -15,6 +16,7 @@ from jaxdiff.metrics.inception_score import InceptionScore, inception_score
 from jaxdiff.metrics.kernel import KernelDistance, kernel_distance
 from jaxdiff.metrics.moments import Moments, merged, moments
 from jaxdiff.metrics.neighbours import Manifold, diversity, manifold, nearest
+from jaxdiff.metrics.outliers import Normal, auroc
 from jaxdiff.metrics.paired import ms_ssim, psnr, ssim
 from jaxdiff.metrics.scores import Interval, accuracy, bootstrap
 
@@ -25,7 +27,9 @@ __all__ = [
     "KernelDistance",
     "Manifold",
     "Moments",
+    "Normal",
     "accuracy",
+    "auroc",
     "bootstrap",
     "diversity",
     "frechet_distance",
