@@ -5,13 +5,10 @@ import hashlib
 import importlib.util
 import json
 import math
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from itertools import tee
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +31,7 @@ from jaxdiff.cli.compared import (
     sha256_of,
 )
 from jaxdiff.cli.features import check_features, features_name, features_of
-from jaxdiff.cli.out import check_file, check_numbers, writing
+from jaxdiff.cli.out import check_file, check_numbers, made_by, writing
 from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.config import to_dict
 from jaxdiff.data import Source, Subset, Unlabelled, in_order
@@ -151,14 +148,7 @@ def evaluate(
                 result[section] += found
             else:
                 result[section] = {**result.get(section, {}), **found}
-    result["made_by"] = {
-        "jaxdiff": version("jaxdiff"),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-        "seconds": round(time.perf_counter() - started, 1),
-        "command": shlex.join(["jaxdiff", *sys.argv[1:]]),
-    }
+    result["made_by"] = made_by(time.perf_counter() - started)
     _tell(result, compared, reference)
     if out is not None:
         text = json.dumps(result | {"metrics": {name: _finite(x) for name, x in result["metrics"].items()}}, indent=2)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tyro.extras import SubcommandApp
 
+from jaxdiff.cli.anomaly import anomaly
 from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.data import data
@@ -24,7 +25,7 @@ app.command(ema)
 app.command(evaluate)
 app.command(export)
 app.command(statistics)
-for task in (inpaint, restore, super_resolution, denoise, variations, transfer, edit, interpolate):
+for task in (inpaint, restore, super_resolution, denoise, variations, transfer, edit, interpolate, anomaly):
     app.command(task)
 app.command(plot, name="plot", help="Draw metrics, losses, bits per dimension, the process, or nearest neighbours.")
 

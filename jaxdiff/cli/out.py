@@ -1,9 +1,15 @@
 """The file of --out: what would be found too late is found before the work; what fails in writing is said in words."""
 
+import platform
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jaxdiff.data.images import check_folder
 from jaxdiff.report import figures
@@ -43,3 +49,15 @@ def save(figure: Any, out: Path) -> None:
     """A figure of matplotlib's, as PNG."""
     with writing(out):
         figures.save(figure, out)
+
+
+def made_by(seconds: float) -> dict[str, Any]:
+    """For a file of results: with what they were made, in how many seconds."""
+    return {
+        "jaxdiff": version("jaxdiff"),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        "seconds": round(seconds, 1),
+        "command": shlex.join(["jaxdiff", *sys.argv[1:]]),
+    }

@@ -274,3 +274,47 @@ def neighbours(samples: np.ndarray, real: np.ndarray, distances: np.ndarray, *, 
     axes.set_xticks([x + 0.5 for x in left], ["sample", "nearest", *(f"{j + 1}." for j in range(1, k))])
     axes.set_title(title, fontsize="medium")
     return figure
+
+
+def heat_maps(
+    images: np.ndarray,
+    restored: np.ndarray,
+    heat: np.ndarray,
+    *,
+    levels: np.ndarray,
+    scores: np.ndarray,
+    title: str,
+    unit: str,
+) -> Figure:
+    """Images with their scores, what a network makes of them, and where the two differ, on one scale.
+
+    Args:
+      images: uint8 `[n, H, W, C]`.
+      restored: from each level, uint8 `[n, L, H, W, C]`.
+      heat: not below 0, `[n, H, W]`.
+      levels: times, `[L]`.
+      scores: `[n]`.
+      title: of the figure.
+      unit: of the heat.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = Normalize(0, float(heat.max()) or 1.0)
+    hot = (colormaps["inferno"](scale(heat))[..., :3] * 255).astype(np.uint8)
+    n, num = restored.shape[:2]
+    left, ratio = [0.0, *(j + 1.3 for j in range(num)), num + 1.6], _ratio(images)
+    figure = _figure(0.8 * (left[-1] + 1) + 1.7, 0.8 * n * ratio + 1)
+    axes = figure.subplots()
+    rows = [[image, *row, where] for image, row, where in zip(images, restored, hot, strict=True)]
+    _tile(axes, rows, left=left)
+    axes.set_facecolor("white")
+    axes.set_yticks([(i + 0.5) * ratio for i in range(n)], [f"{score:.3g}" for score in scores])
+    axes.xaxis.tick_top()
+    words = ["image", *(f"from\nt = {t:.2f}" for t in levels), "where"]
+    axes.set_xticks([x + 0.5 for x in left], words)
+    bar = figure.colorbar(ScalarMappable(scale, "inferno"), ax=axes, shrink=min(1.0, 3 / n), pad=0.02)
+    bar.set_label(unit)
+    axes.set(ylabel="score", title=title)
+    return figure
