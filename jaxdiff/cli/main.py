@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tyro.extras import SubcommandApp
 
 from jaxdiff.cli.anomaly import anomaly
+from jaxdiff.cli.augment import augment
 from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
 from jaxdiff.cli.data import data
@@ -25,7 +26,7 @@ app.command(ema)
 app.command(evaluate)
 app.command(export)
 app.command(statistics)
-for task in (inpaint, restore, super_resolution, denoise, variations, transfer, edit, interpolate, anomaly):
+for task in (inpaint, restore, super_resolution, denoise, variations, transfer, edit, interpolate, anomaly, augment):
     app.command(task)
 app.command(plot, name="plot", help="Draw metrics, losses, bits per dimension, the process, or nearest neighbours.")
 
