@@ -18,9 +18,9 @@ from jaxdiff.cli.compared import bar, check_files, refuse_others, sha256_of
 from jaxdiff.cli.out import check_file, check_numbers, made_by, save, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.config import to_dict
-from jaxdiff.data.images import to_uint8
 from jaxdiff.files import write_atomically
 from jaxdiff.metrics import Normal, auroc
+from jaxdiff.pixels import to_uint8
 from jaxdiff.report import figures
 from jaxdiff.train.evaluate import Program, every_term, pmapped
 from jaxdiff.train.step import LossFn
