@@ -188,7 +188,19 @@ def to_prediction(x_t: Array, y: Array, t: Array, *, kind: Kind, schedule: Sched
 
 
 def from_prediction(prediction: Prediction, t: Array, *, kind: Kind, schedule: Schedule) -> Array:
-    """The output of another kind that says the same: `y = a x_0 + b eps`. Inverse of `to_prediction`."""
+    """The output of another kind that says the same: `y = a x_0 + b eps`. Inverse of `to_prediction`.
+
+    Args:
+      prediction: x0 and eps, `[B, ...]`.
+      t: times, scalar or `[B]`.
+      kind: of the output.
+      schedule: gives alpha and sigma.
+
+    >>> from jaxdiff.schedules import Flow
+    >>> said = Prediction(x0=jnp.full((1, 1), 2.0), eps=jnp.full((1, 1), 5.0))
+    >>> float(from_prediction(said, jnp.float32(0.5), kind="velocity", schedule=Flow())[0, 0])
+    3.0
+    """
     return target(prediction.x0, prediction.eps, t, kind=kind, schedule=schedule)
 
 

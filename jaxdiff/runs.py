@@ -73,7 +73,14 @@ def load_weights(
 
 
 def check_weights(folder: Path, config: Config, *, item: str = "ema", step: int | None = None) -> None:
-    """Raise what `load_weights` does for weights that there are not, without reading any."""
+    """Raise what `load_weights` does for weights that there are not, without reading any.
+
+    Args:
+      folder: of the run.
+      config: its config.
+      item: as of `load_weights`.
+      step: as of `load_weights`.
+    """
     _check_item(folder, config, item)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         checkpoints.choose(step)
@@ -121,7 +128,14 @@ def reconstruct(
 
 
 def weights_metadata(config: Config, spec: build.Spec, *, step: int, weights: str) -> dict[str, Any]:
-    """What a file of a run's weights says of them (`weights.write_weights`)."""
+    """What a file of a run's weights says of them, the metadata of `weights.write_weights`.
+
+    Args:
+      config: of the run.
+      spec: of its data.
+      step: after which the weights are.
+      weights: which they are, such as "ema".
+    """
     shape = {"image_shape": list(spec.image_shape), "num_classes": spec.num_classes}
     return {"config": to_dict(config), **shape, "step": step, "weights": weights}
 
@@ -138,7 +152,12 @@ def read_weights(path: Path, config: Config, spec: build.Spec) -> PyTree:
 
 
 def check_weights_file(path: Path, config: Config) -> None:
-    """Raise what `read_weights` does for a file that cannot be read or says that it is of another network."""
+    """Raise what `read_weights` does for a file that cannot be read or says that it is of another network.
+
+    Args:
+      path: the file.
+      config: of the run that it shall be of.
+    """
     there = weights.read_metadata(path).get("config")
     if there is not None:  # of the same shapes, and yet another network: what it predicts, say
         own = dataclasses.replace(from_dict(there), data=config.data, optim=config.optim, train=config.train)
@@ -163,7 +182,17 @@ def started_from(folder: Path) -> int | None:
 
 
 def check_run(folder: Path, config: Config, resume: str) -> int:
-    """The step to resume from, 0 for none; `InputError` where the run may not be started or resumed."""
+    """The step to resume from, 0 for none.
+
+    Args:
+      folder: of the run.
+      config: that it is to be run with.
+      resume: "auto", "must" or "never".
+
+    Raises:
+      InputError: the run may not be started or resumed: the folder cannot be written, is something else, or has, or has
+        not, what `resume` says; a setting has changed that a run keeps.
+    """
     for path in (folder, *folder.absolute().parents):
         if path.exists():
             if not path.is_dir() or not os.access(path, os.W_OK):
@@ -274,6 +303,11 @@ def describe(config: Config, source: Source, *, init: int | None = None) -> dict
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """`run.json`, whole or not at all."""
+    """Write `run.json`, whole or not at all.
+
+    Args:
+      folder: of the run.
+      description: of `describe`.
+    """
     text = json.dumps(description, indent=1)
     write_atomically(folder / "run.json", text.encode())

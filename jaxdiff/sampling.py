@@ -164,7 +164,12 @@ def pmapped(generate: Generate) -> Any:
 
 
 def sharded(generate: Generate, mesh: Mesh) -> Any:
-    """As `pmapped`, with parameters that are spread over the mesh of all devices (`train.parallel.sharded`)."""
+    """As `pmapped`, with parameters that are spread over the mesh of all devices (`train.parallel.sharded`).
+
+    Args:
+      generate: of `generator`.
+      mesh: of all devices of all processes.
+    """
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
     def pictures(params: PyTree, key: Array, index: Array, labels: PyTree, *rest: Any) -> Array:

@@ -77,7 +77,15 @@ def _tells_of_the_data_at_start(kind: str, alphas: Schedule) -> bool:
 
 
 def preconditioning(diffusion: Diffusion, alphas: Schedule) -> Preconditioning | None:
-    """How the network is fed, if not with x_t as it is."""
+    """How the network is fed, if not with x_t as it is.
+
+    Args:
+      diffusion: of which `preconditioning` is read.
+      alphas: the schedule.
+
+    Raises:
+      InputError: an unknown one, or one that divides by alpha on a schedule where that ends in 0.
+    """
     if diffusion.preconditioning is None:
         return None
     design = named(PRECONDITIONINGS, diffusion.preconditioning, "preconditioning")()
@@ -92,7 +100,15 @@ def preconditioning(diffusion: Diffusion, alphas: Schedule) -> Preconditioning |
 
 
 def times_seen(diffusion: Diffusion, alphas: Schedule) -> Callable[[Array], Array]:
-    """keys `[B]` -> the times of training, `[B]`; of a table its own."""
+    """keys `[B]` -> the times of training, `[B]`; of a table its own.
+
+    Args:
+      diffusion: of which `times` is read.
+      alphas: the schedule.
+
+    Raises:
+      InputError: unknown times.
+    """
     draw = named(TIMES, diffusion.times, "times")
     if "schedule" in inspect.signature(draw).parameters:
         draw = partial(draw, schedule=alphas)
@@ -104,7 +120,19 @@ def times_seen(diffusion: Diffusion, alphas: Schedule) -> Callable[[Array], Arra
 
 
 def measured(diffusion: Diffusion, alphas: Schedule) -> Callable[..., dict[str, Array]]:
-    """The loss, `losses.simple` or `hybrid` with its options."""
+    """The loss, `losses.simple` or `hybrid` with its options.
+
+    Args:
+      diffusion: of which `weight`, `learned_variance` and their options are read.
+      alphas: the schedule.
+
+    Returns:
+      the loss but for what a step brings: `(x0, t, eps, *, model, schedule, kind) -> terms`.
+
+    Raises:
+      InputError: an unknown weight or option, a weight that is negative or not finite, a learned variance without a
+        table.
+    """
     loss: Callable[..., dict[str, Array]] = losses.simple
     if diffusion.weight is not None:
         weight = named(WEIGHTS, diffusion.weight, "weight")

@@ -22,7 +22,15 @@ class Spec(NamedTuple):
 
 
 def network(config: Config, spec: Spec) -> Any:
-    """The Flax module that `config.model` names, for these images and labels."""
+    """The Flax module that `config.model` names, for these images and labels.
+
+    Args:
+      config: of which `model`, and of `diffusion` the learned variance, which doubles the channels put out, are read.
+      spec: of the data.
+
+    Raises:
+      InputError: images that the config's condition cannot be made of.
+    """
     check_condition(config, spec.image_shape)
     out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
     options = vars(config.model) | {"dtype": jnp.dtype(config.model.dtype), "out_channels": out_channels}
@@ -32,7 +40,16 @@ def network(config: Config, spec: Spec) -> Any:
 
 
 def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
-    """Fresh parameters."""
+    """Fresh parameters, those of a low-rank adaptation too, if the config has one.
+
+    Args:
+      config: of which `model` and `diffusion` are read.
+      spec: of the data.
+      key: typed; the parameters are a function of it.
+
+    Returns:
+      what `network(config, spec).apply` takes, float32.
+    """
     net = network(config, spec)
     cond = {} if spec.num_classes is None else {"label": jnp.zeros(1, jnp.int32)}
     if config.condition.factor is not None:
@@ -42,7 +59,13 @@ def init_params(config: Config, spec: Spec, key: Array) -> PyTree:
 
 
 def with_lora(config: Config, params: PyTree, key: Array) -> PyTree:
-    """Parameters with those of the low-rank adaptation, if the config has one."""
+    """Parameters with those of the low-rank adaptation, if the config has one.
+
+    Args:
+      config: of which `model.lora_rank` is read.
+      params: of the network that is adapted.
+      key: typed; the first factors are drawn from it, the second ones are 0.
+    """
     if not config.model.lora_rank:
         return params
     return lora.adapted(jax.random.fold_in(key, 1), params, rank=config.model.lora_rank)  # not the key of the network
@@ -99,7 +122,18 @@ def model(
 def denoiser(
     config: Config, spec: Spec, params: PyTree, labels: Array | None, *, image: Array | None = None
 ) -> Denoiser:
-    """The model's denoiser, without guidance or clipping."""
+    """The model's denoiser, without guidance or clipping.
+
+    Args:
+      config: as of `model`.
+      spec: as of `model`.
+      params: as of `model`.
+      labels: as of `model`.
+      image: as of `model`.
+
+    Returns:
+      `(x_t [B, ...], t) -> Prediction`.
+    """
     alphas = schedule(config.diffusion)
     net, learned = model(config, spec, params, labels, image=image), config.diffusion.learned_variance
     return denoise.denoiser(net, schedule=alphas, kind=config.diffusion.kind, learned_variance=learned)

@@ -26,7 +26,12 @@ SPACINGS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def check_unused(sample: Sample, given: Sequence[str]) -> None:
-    """Raise `InputError` for a setting that the sampler does not have: it would be ignored."""
+    """Raise `InputError` for a setting that the sampler does not have: it would be ignored.
+
+    Args:
+      sample: of which `sampler` is read.
+      given: the names of the settings.
+    """
     own = inspect.signature(named(samplers.SAMPLERS, sample.sampler, "sampler")).parameters
     for name in given:
         if name not in own:
@@ -34,7 +39,15 @@ def check_unused(sample: Sample, given: Sequence[str]) -> None:
 
 
 def sampler(config: Config, alphas: Schedule) -> Any:
-    """The sampler by its row in `samplers.SAMPLERS`, with those of the sample settings that it has."""
+    """The sampler by its row in `samplers.SAMPLERS`, with those of the sample settings that it has.
+
+    Args:
+      config: of which `sample`, and of `diffusion` the learned variance, are read.
+      alphas: the schedule that it steps along.
+
+    Raises:
+      InputError: an unknown sampler, a variance that the network does not have, a library that is not installed.
+    """
     sample, learned = config.sample, config.diffusion.learned_variance
     if (sample.variance or "").startswith("learned") and not (learned and sample.variance == "learned_range"):
         found = "learns its place in a range; use learned_range" if learned else "learns no variance; use fixed_small"

@@ -56,7 +56,12 @@ def loss_fn(config: Config, spec: Spec) -> LossFn:
 
 
 def eval_loss_fn(config: Config, spec: Spec) -> LossFn:
-    """`loss_fn` without dropout and hidden labels."""
+    """`loss_fn` without dropout and hidden labels: what held-out images are evaluated by.
+
+    Args:
+      config: as of `loss_fn`.
+      spec: as of `loss_fn`.
+    """
     train = dataclasses.replace(config.train, label_dropout=0.0)
     return loss_fn(dataclasses.replace(config, train=train, model=dataclasses.replace(config.model, dropout=0.0)), spec)
 

@@ -45,7 +45,12 @@ def check(
 
 
 def check_bootstrap(features: Space, samples: int) -> None:
-    """Raise `InputError` where resamplings, which have some 63 % of the samples, would have singular covariances."""
+    """Raise `InputError` where resamplings, which have some 63 % of the samples, would have singular covariances.
+
+    Args:
+      features: the space, of which the number of dimensions is read.
+      samples: how many.
+    """
     size = features.dimensions["pool"]
     if samples < 2 * size:
         raise InputError(
@@ -64,7 +69,17 @@ def subset_size(samples: int | None, reference: int | None) -> int:
 
 
 def warnings(rows: Mapping[str, Metric], features: Space, samples: int | None, reference: int | None) -> list[str]:
-    """What is to be known of the numbers of so many images: where these are few, and what the bias is."""
+    """What is to be known of the numbers of so many images: where these are few, and what the bias is.
+
+    Args:
+      rows: the metrics by name.
+      features: the space.
+      samples: how many; None if there are none.
+      reference: how many real images; None if there are none.
+
+    Returns:
+      a sentence for each.
+    """
     said = []
     for name, metric in rows.items():
         sizes = [features.dimensions[output] for output in metric.moments]

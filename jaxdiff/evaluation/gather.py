@@ -142,7 +142,12 @@ def gather(
 
 
 def hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
-    """The batches, while a digest of hashlib's takes them in: by it a set is known, however it is cut in batches."""
+    """The batches, while a digest takes them in: by it a set is known, however it is cut in batches.
+
+    Args:
+      batches: of images.
+      digest: of hashlib, such as `hashlib.sha256()`.
+    """
     for i, images in enumerate(batches):
         if not i:
             digest.update(f"{images.dtype} {images.shape[1:]}".encode())
@@ -151,13 +156,29 @@ def hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
 
 
 def images_of(source: Source, index: np.ndarray, *, batch: int) -> Iterator[np.ndarray]:
-    """The images numbered `index`, so many at a time."""
+    """The images numbered `index`, so many at a time.
+
+    Args:
+      source: of images.
+      index: their numbers.
+      batch: how many at a time; the last batch may be smaller.
+
+    Returns:
+      uint8 `[<= batch, H, W, C]`, one after the other.
+    """
     for first in range(0, len(index), batch):
         yield source.gather(index[first : first + batch])["image"]
 
 
 def labels_of(source: Source, index: np.ndarray) -> np.ndarray | None:
-    """Their labels, or None; images are read for them, unless the source, or that which it is of, holds them."""
+    """The labels of the images numbered `index`, or None where there are none.
+
+    Images are read for them, unless the source, or that which it is of, holds its labels.
+
+    Args:
+      source: of images.
+      index: their numbers.
+    """
     if source.num_classes is None:
         return None
     if isinstance(source, Subset):

@@ -72,7 +72,16 @@ class Options:
 
 
 def some_of(rows: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """So many rows at random, or all of them."""
+    """So many rows at random, in their order, or all of them.
+
+    Args:
+      rows: of anything.
+      num: how many.
+      rng: draws which.
+
+    >>> some_of(np.arange(3), 5, np.random.default_rng(0)).tolist()
+    [0, 1, 2]
+    """
     return rows if len(rows) <= num else rows[np.sort(rng.permutation(len(rows))[:num])]
 
 
@@ -219,7 +228,12 @@ def name_of(value: str, metric: Metric, features: Space) -> str:
 
 
 def check_reference(rows: Mapping[str, Metric], reference: Gathered) -> None:
-    """Raise `InputError` where a reference, of a file of statistics, lacks what a metric compares with."""
+    """Raise `InputError` where a reference, of a file of statistics, lacks what a metric compares with.
+
+    Args:
+      rows: the metrics by name.
+      reference: what was gathered of the real images.
+    """
     for name, metric in rows.items():
         lacking = [output for output in metric.moments if output not in reference.moments]
         lacking += [f"features ({output}) of each image" for output in metric.against if output not in reference.arrays]

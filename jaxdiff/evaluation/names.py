@@ -27,7 +27,12 @@ def default_features(image_shape: tuple[int, int, int], num_classes: int | None)
 
 
 def check_name(name: str, *, resize: str | None = None) -> None:
-    """Raise `InputError` for a name that there is not, or a file or package that is not there."""
+    """Raise `InputError` for a name that there is not, or a file or package that is not there.
+
+    Args:
+      name: of features, as `--features` has it.
+      resize: as `--resize` has it; Inception's alone have a choice.
+    """
     kind, _, file = name.partition(":")
     if kind not in {known.partition(":")[0] for known in NAMES} or (file and kind == "pixels"):
         raise InputError(f"--features {name}: no such features; there are {', '.join(NAMES)}")

@@ -18,7 +18,13 @@ PAIRED: dict[str, Distance] = {"psnr": metrics.psnr, "ssim": metrics.ssim, "ms_s
 
 
 def check_pairs(names: Collection[str], shape: tuple[int, int, int], perceptual: Distance | None) -> None:
-    """Raise `InputError` for images that a metric refuses, before any is read."""
+    """Raise `InputError` for images that a metric refuses, before any is read.
+
+    Args:
+      names: of metrics, keys of `PAIRED`.
+      shape: of an image, `(H, W, C)`.
+      perceptual: one more, such as LPIPS.
+    """
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     for row in (*(PAIRED[name] for name in names), *([] if perceptual is None else [perceptual])):
         jax.eval_shape(row, x, x)

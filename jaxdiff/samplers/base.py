@@ -160,7 +160,20 @@ def run(
     temperature: Array | float = 1.0,
     collect: Callable[[HasX], Any] | None = None,
 ) -> Any:
-    """The scan of `sample`, along any times."""
+    """The scan of `sample`, along any times, also rising ones; of the sampler and the grid nothing is checked.
+
+    Args:
+      key: as of `sample`.
+      denoise: as of `sample`.
+      sampler: as of `sample`.
+      times: `[n + 1]`, as `check_times` returns them.
+      x: `[B, ...]` at `times[0]`.
+      temperature: as of `sample`.
+      collect: as of `sample`.
+
+    Returns:
+      as `sample`.
+    """
     keys = per_example(key, x.shape[0])
 
     def same_dtype(x_t: Array, *rest: Array) -> Prediction:  # x keeps its dtype, whatever the network computes in

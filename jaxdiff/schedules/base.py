@@ -35,7 +35,10 @@ def as_float(t: Array | float) -> Array:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `InputError(message)` unless the condition holds."""
+    """Raise `InputError(message)` unless the condition holds.
+
+    >>> require(2 > 1, "expected more")
+    """
     if not condition:
         raise InputError(message)
 
