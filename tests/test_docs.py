@@ -321,7 +321,7 @@ def test_the_reference_has_every_public_name_of_a_room(room):
     assert f"({room}.md)" in index
     assert inspect.getdoc(importlib.import_module(f"jaxdiff.{room}"))
     for name, value in public(room).items():
-        assert f"::: jaxdiff.{room}.{name}\n" in page, name
+        assert f"::: {reference.home(f'jaxdiff.{room}.{name}')}\n" in page, name
         if inspect.isclass(value) or inspect.isfunction(value):
             text = (value.__doc__ or "").strip()
             assert text, f"{name}: no docstring"

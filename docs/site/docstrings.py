@@ -15,16 +15,7 @@ class Docstrings(griffe.Extension):
     """Changes the text of every docstring before it is parsed."""
 
     def __init__(self) -> None:
-        self.known = {
-            f"{module}.{name}": f"{module}.{name}"
-            for room in reference.rooms()
-            for module, names in reference.parts(room).items()
-            for name in names
-        }
-        self.known |= {f"jaxdiff.{room}": f"jaxdiff.{room}" for room in reference.rooms()}
-        for name in reference.exported(reference.PACKAGE / "__init__.py"):
-            homes = [full for full in self.known if full.endswith(f".{name}") and full.count(".") == 2]
-            self.known.setdefault(f"jaxdiff.{name}", homes[0] if homes else f"jaxdiff.{name}")
+        self.known = reference.known()
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
@@ -45,6 +36,8 @@ class Docstrings(griffe.Extension):
 
     def link(self, name: str, obj: griffe.Object) -> str | None:
         """To what a name in backticks means where it stands: of this module, of its room, or of the package."""
+        if (obj.is_function and name in obj.parameters) or (obj.is_class and name in obj.members):
+            return None  # its own argument, whatever else is called so
         module = obj.module.path
         for scope in (module, ".".join(module.split(".")[:2]), "jaxdiff"):
             full = self.known.get(f"{scope}.{name}")

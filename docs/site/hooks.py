@@ -21,7 +21,7 @@ LINK = re.compile(r"(!?\[[^\]\n]*\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 def on_config(config: Any) -> Any:
     """The reference comes before the last part of the navigation."""
     pages = [
-        "reference/index.md",
+        {"Rooms": "reference/index.md"},
         {"The command line": "reference/command-line.md"},
         *({room: f"reference/{room}.md"} for room in reference.rooms()),
     ]

@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jaxdiff"
+DOCSTRING = (
+    "{members: [], show_root_heading: false, show_root_toc_entry: false, show_source: false}"  # alone, of a file
+)
 
 
 def rooms() -> dict[str, Path]:
@@ -64,6 +67,22 @@ def parts(room: str) -> dict[str, list[str]]:
     return found
 
 
+def home(name: str) -> str:
+    """Where a name is found that a file of its room has too, as `tasks.inpaint`: in that file."""
+    file = ROOT / Path(*name.split(".")).with_suffix(".py")
+    return f"{name}.{name.rpartition('.')[2]}" if file.exists() else name
+
+
+def known() -> dict[str, str]:
+    """Every name that may be written -> the one that it has in the reference."""
+    listed = [f"{module}.{name}" for room in rooms() for module, names in parts(room).items() for name in names]
+    found = {name: home(name) for name in listed}
+    for name in exported(PACKAGE / "__init__.py"):
+        homes = [full for full in listed if full.endswith(f".{name}") and full.count(".") == 2]
+        found |= {f"jaxdiff.{name}": home(homes[0])} if homes else {}
+    return found
+
+
 def summary(path: Path) -> str:
     """The first paragraph of a file's docstring, as one line."""
     return " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
@@ -71,25 +90,19 @@ def summary(path: Path) -> str:
 
 def page(room: str) -> str:
     """The Markdown of a room's page."""
-    text = [
-        f"# {room}",
-        f"::: jaxdiff.{room}\n    options: {{members: [], show_root_heading: false, show_source: false}}",
-    ]
+    text = []
     for module, names in parts(room).items():
-        if module != f"jaxdiff.{room}":
-            text += [
-                f"## {module.removeprefix('jaxdiff.')}",
-                f"::: {module}\n    options: {{members: [], show_root_heading: false, show_source: false}}",
-            ]
-        text += [f"::: {module}.{name}" for name in names]
+        text.append(f"{'##' if text else '#'} {module.removeprefix('jaxdiff.')}")
+        text.append(f"::: {module}\n    options: {DOCSTRING}")
+        text += [f"::: {home(f'{module}.{name}')}" for name in names]
     return "\n\n".join(text) + "\n"
 
 
 def index() -> str:
     """The Markdown of the reference's first page."""
-    top = [name for name in exported(PACKAGE / "__init__.py") if name not in rooms()]
-    rows = [f"| [{name}]({name}.md) | {summary(path)} |" for name, path in rooms().items()]
-    here = [f"`jaxdiff.{name}`" for name in top]
+    top, there = [name for name in exported(PACKAGE / "__init__.py") if name not in rooms()], known()
+    rows = [f"| [{name}]({name}.md) | {summary(path).rstrip(':')} |" for name, path in rooms().items()]
+    here = [f"[`jaxdiff.{name}`][{there[f'jaxdiff.{name}']}]" for name in top]
     return (
         "# Reference\n\nMade of the docstrings: formula, shapes, units, what is raised, an example that runs, and the "
         f"paper.\n\nAt the top of the package: {', '.join(here)}.\n\n| room | |\n|---|---|\n" + "\n".join(rows) + "\n"
@@ -118,10 +131,10 @@ for name, program, arguments in programs:
 
 def command_line() -> str:
     """The Markdown of the page of all commands and options: what each says to --help."""
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"COLUMNS": "86", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     helps = [part.partition("\n")[::2] for part in re.sub(r"\x1b\[[\d;]*m", "", done.stdout).split("\f")[1:]]
     text = "# The command line\n\nWhat `--help` says; that of `train.py` shows the values of configs/digits.py.\n"
-    return text + "".join(f"\n## {name}\n\n```text\n{help.strip()}\n```\n" for name, help in helps)
+    return text + "".join(f"\n## {name}\n\n``` {{ .text .help }}\n{help.strip()}\n```\n" for name, help in helps)
