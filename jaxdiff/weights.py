@@ -43,7 +43,12 @@ def write_weights(path: Path, params: PyTree, metadata: Mapping[str, Any]) -> No
 
 
 def encode_weights(params: PyTree, metadata: Mapping[str, Any]) -> bytes:
-    """What `write_weights` writes. Only metadata of at most one name are in the same order every time."""
+    """What `write_weights` writes. Only metadata of at most one name are in the same order every time.
+
+    Args:
+      params: as of `write_weights`.
+      metadata: as of `write_weights`.
+    """
     return bytes(save(*_contents(params, metadata)))
 
 

@@ -285,7 +285,7 @@ def test_figures_of_the_page_of_choices_are_measured_ones():
 def test_every_picture_is_in_the_gallery_with_its_command():
     text = TEXT["docs/gallery.md"]
     there = {
-        p.resolve() for pattern in ("docs/*", "examples/**/*", "benchmarks/ledger/*") for p in ROOT.glob(pattern)
+        p.resolve() for pattern in ("docs/**/*", "examples/**/*", "benchmarks/ledger/*") for p in ROOT.glob(pattern)
         if p.suffix in (".png", ".jpg", ".gif", ".apng", ".svg", ".webp")
     }  # fmt: skip
     shown = {}

@@ -13,7 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 SOURCE = "https://github.com/jaxdiff/jaxdiff/blob/main/"
-ELSEWHERE = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md", "benchmarks/ledger/README.md")
+ELSEWHERE = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/RESULTS.md",
+    "benchmarks/ledger/README.md",
+    "examples/README.md",
+)
 PICTURES = ("benchmarks/**/*.png", "examples/**/*.png")
 LINK = re.compile(r"(!?\[[^\]\n]*\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 

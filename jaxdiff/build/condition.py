@@ -32,12 +32,30 @@ def low_shape(config: Config, image_shape: tuple[int, int, int]) -> tuple[int, i
 
 
 def lowered(config: Config, images: Array) -> Array:
-    """Images in [-1, 1] `[B, H, W, C]` as training makes them smaller, `[B, H / factor, W / factor, C]`."""
+    """Images as training makes them smaller.
+
+    Args:
+      config: of which `condition` is read.
+      images: in [-1, 1], `[B, H, W, C]`.
+
+    Returns:
+      `[B, H / factor, W / factor, C]`.
+    """
     return condition.reduced(images, factor=config.condition.factor or 1, reduction=config.condition.reduction)
 
 
 def channels(config: Config, keys: Array, low: Array, level: Array | float) -> Array:
-    """`condition.channels` of low pictures in [-1, 1], as the config says."""
+    """What a network of super-resolution is given, `condition.channels` with the config's factor and enlargement.
+
+    Args:
+      config: of which `condition` is read.
+      keys: of the examples, `[B]`.
+      low: the small pictures in [-1, 1], `[B, H / factor, W / factor, C]`.
+      level: of the noise that is added to them.
+
+    Returns:
+      `[B, H, W, C + 1]`.
+    """
     c = config.condition
     return condition.channels(keys, low, level, factor=c.factor or 1, enlargement=c.enlargement)
 

@@ -29,7 +29,7 @@ def network(config: Config, spec: Spec) -> Any:
       spec: of the data.
 
     Raises:
-      InputError: images that the config's condition cannot be made of.
+      InputError: sides that `condition.factor` does not divide.
     """
     check_condition(config, spec.image_shape)
     out_channels = (2 if config.diffusion.learned_variance else 1) * spec.image_shape[-1]
