@@ -23,7 +23,7 @@ import tiny
 import tyro
 
 from jaxdiff import DDIM, build, pretrained, prior, sample, schedules, testing, timesteps
-from jaxdiff.cli import train, train_main
+from jaxdiff.cli import main, train, train_main
 from jaxdiff.cli.main import app
 from jaxdiff.cli.sample import SampleCommand
 from jaxdiff.config import NETWORKS, Config, load
@@ -65,9 +65,11 @@ def readme(folder):
     config, spec = load(folder / "u_net.py"), build.Spec((8, 8, 3), None)
     own = pretrained.Pretrained(config, spec, tiny.first_params(config, spec, noise=0.1))
     pretrained.save_diffusers("ddpm-cifar10-32", own)
+    main(shlex.split("export --run runs/digits --steps 2 --guidance 1.5 --platforms cpu --out digits.jaxdiff"))
 
     names = run("README.md", {"net": lambda params, x, t: x @ params})
     assert names["x0"].shape == (2, 8, 8, 1)
+    assert names["images"].shape == (16, 8, 8, 1)
     assert (folder / "exported" / "config.json").exists()
     jax.tree.map(np.testing.assert_array_equal, names["p"].params, own.params)
     params, x0 = jnp.zeros((1, 1)), jnp.full((2048, 1), 2.0)
