@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.noise import white_noise
+from jaxdiff.operators import Downsample
 from jaxdiff.typing import Array, InputError
 
 REDUCTIONS = ("mean", "lanczos")
@@ -36,8 +37,7 @@ def reduced(images: Array, *, factor: int, reduction: str = "mean") -> Array:
     if reduction not in REDUCTIONS:
         raise InputError(f"reduced: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if reduction == "mean":
-        squares = images.reshape(batch, height // factor, factor, width // factor, factor, channels)
-        return jnp.mean(squares, axis=(2, 4))
+        return Downsample(factor)(images)
     small = jax.image.resize(images, (batch, height // factor, width // factor, channels), "lanczos3", antialias=True)
     return jnp.clip(small, -1, 1)  # it overshoots at edges
 

@@ -1,4 +1,4 @@
-"""The commands that begin from images, on a run of a few steps and on a run whose network is exact."""
+"""The commands that begin from images, on a run of a few steps."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ COMMANDS = {
     "inpaint": ("inpaint", "--mask", "left", "--resamplings", "2", "--jump-length", "1"),
     "outpaint": ("inpaint", "--mask", "frame:2", "--method", "replacement", "--sampler", "ddim"),
     "guided": ("inpaint", "--mask", "center:3", "--method", "moments"),
-    "dps": ("inpaint", "--mask", "random:0.5", "--method", "dps"),
+    "dps": ("inpaint", "--mask", "random:0.5", "--method", "dps", "--steps", "4"),
     "restore": ("restore", "--operator", "downsample", "--degrade", "--noise", "0.1"),
     "blur": ("restore", "--operator", "blur", "--method", "null_space"),
     "denoise": ("denoise", "--degrade", "0.3"),
@@ -94,16 +94,22 @@ def test_measurements_that_are_files(trained, images, tmp_path):
 
 
 def test_a_transfer_to_the_own_label_returns_the_picture(trained, images, tmp_path):
-    """Inversion and generation are inverse, but for the steps' length; a deterministic path, whatever the seed."""
+    """Inversion and generation are inverse, but for the steps' length; by another run that is the same one, too."""
     args = ("transfer", "--source-labels", "1", "--labels", "1", "--corrections", "3", "--steps", "200")
-    made = np.load(run(trained, images, *args, "--guidance", "1", tmp_path=tmp_path))["images"]
+    made = np.load(run(trained, images, *args, tmp_path=tmp_path))["images"]
     real = np.load(images / "whole.npz")["images"]
     assert np.abs(made.astype(int) - real).mean() < 8
+    again = run(trained, images, *args, "--to-run", str(trained / "run"), out="y.npz", tmp_path=tmp_path)
+    np.testing.assert_array_equal(np.load(again)["images"], made)
 
 
 def test_labels_that_are_not_given(trained, images, tmp_path, capsys):
-    run(trained, images, "variations", file="unlabelled.npz", tmp_path=tmp_path)
+    """A network that is told none says none: -1, which is no class when the file is read again."""
+    found = np.load(run(trained, images, "variations", file="unlabelled.npz", tmp_path=tmp_path))
     assert "no labels that the network knows" in capsys.readouterr().err
+    assert found["labels"].tolist() == [-1] * 6
+    folder = run(trained, images, "variations", file="unlabelled.npz", out="x", tmp_path=tmp_path)
+    assert sorted(path.name for path in folder.iterdir())[0] == "000000.png"
     found = np.load(run(trained, images, "variations", out="y.npz", tmp_path=tmp_path))
     assert found["labels"].tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -140,7 +146,23 @@ MISTAKES = [
     (("inpaint", "--mask", "random:0"), "--mask random:0"),
     (("inpaint", "--mask", "left", "--resamplings", "0"), "resamplings"),
     (("inpaint", "--mask", "left", "--sampler", "unipc"), "remembers the steps before"),
-    (("inpaint", "--mask", "left", "--noise", "0.1"), "repaint takes what was measured as exact"),
+    (("inpaint", "--mask", "left", "--noise", "0.1"), "--noise: is of --method moments, not of repaint"),
+    (
+        ("inpaint", "--mask", "left", "--method", "replacement", "--resamplings", "3"),
+        "--resamplings: is of --method repaint",
+    ),
+    (("inpaint", "--mask", "left", "--steps", "10"), "jump_length 10: expected fewer than the grid's 10 steps"),
+    (("inpaint", "--mask", "left", "--method", "replacement", "--sampler", "ode"), "there must be more than one"),
+    (("inpaint", "--mask", "left", "--method", "dps", "--spacing", "karras"), "dps: needs equal steps"),
+    (("inpaint", "--mask", "left", "--method", "dps", "--steps", "30"), "dps: needs equal steps"),
+    (("restore", "--operator", "blur", "--factor", "2"), "--factor: is of --operator downsample"),
+    (("restore", "--operator", "blur", "--zeta", "1"), "--zeta: is of --method dps"),
+    (("denoise", "--noise", "0.1", "--spacing", "karras"), "--spacing karras"),
+    (("denoise", "--noise", "0.1", "--sampler", "ddim", "--draws", "2"), "ddim makes but one"),
+    (("denoise", "--sampler", "unipc"), "has one grid for all images"),
+    (("variations", "--classifier", "x.pt"), "--classifier: of pictures that begin from noise alone"),
+    (("variations", "--truncation", "1"), "--truncation: of pictures that begin from noise alone"),
+    (("interpolate", "--strength", "0.5"), "--strength: is of --through noised"),
     (("inpaint", "--mask", "left", "--method", "dps", "--sampler", "ddim"), "dps is an algorithm of ddpm's steps"),
     (("restore", "--operator", "downsample"), "expected 4x4x1"),
     (("restore", "--operator", "downsample", "--factor", "3"), "3 must divide both"),

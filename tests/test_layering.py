@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "weighting": ["typing", "schedules", "parameterization"],
     "coupling": ["typing"],
     "operators": ["typing", "schedules"],
-    "condition": ["typing", "noise"],
+    "condition": ["typing", "noise", "operators"],
     "likelihood_terms": ["typing", "schedules", "process"],
     "denoise": CORE,
     "losses": CORE,

@@ -92,6 +92,7 @@ def restored(**options):
         ({"noise_std": -0.1}, "noise_std: expected 0 or more"),
         ({"iterations": 0}, "iterations"),
         ({"method": "null_space", "noise_std": 0.1}, "takes what was measured as exact"),
+        ({"method": "dps", "noise_std": 0.1}, "takes what was measured as exact"),
         ({"method": "null_space", "A": lambda x: x[:, ::2, ::2]}, "pseudo-inverse"),
     ],
 )
@@ -111,6 +112,59 @@ def test_the_null_space_method_fulfils_what_was_measured():
     consistent = lambda x, t: Prediction(0.3 * x, (x - 0.5 * 0.3 * x) / 0.5)
     p = guidance.null_space(consistent, y, ALL["downsample"], schedule=schedules.Flow())(PICTURES, jnp.float32(0.5))
     np.testing.assert_allclose(0.5 * p.x0 + 0.5 * p.eps, PICTURES, atol=1e-5)
+
+
+def test_at_pure_noise_what_was_measured_does_nothing():
+    """Where alpha = 0 a network's derivative means nothing, however large what is made of it would be."""
+    network = lambda x, t: Prediction(0.02 * x, x)
+    guided = guidance.moment_matched(network, jnp.ones((1, 2)), lambda x: x, noise_std=0.01, schedule=schedules.Flow())
+    x = jnp.array([[0.3, -0.4]])
+    for one, other in zip(guided(x, jnp.float32(1.0))[:2], network(x, 1.0)[:2]):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_which_samplers_remember(name):
+    """Those with a history; correctors and ancestral steps do not."""
+    history = ("dpm_solver", "unipc", "lms", "pndm")
+    expected = name.startswith(history) and "single" not in name
+    assert (
+        samplers.remembers(samplers.SAMPLERS[name](schedules.VP(), **({"steps": 5} if name == "edm" else {})))
+        == expected
+    )
+
+
+def test_noise_is_taken_away_at_times_that_a_network_of_a_table_knows():
+    """Also of noise below that of its first step: from there on, decreasing, and last to 0."""
+    asked = []
+
+    def network(x, t):
+        asked.append(t)
+        return Prediction(x, x)
+
+    std = jnp.array([1e-4, 0.05, 2.0])
+    with jax.disable_jit():
+        tasks.posterior_samples(KEY, network, jnp.zeros((3, 2)), std, sampler=DDIM(schedules.linear()), steps=20)
+    times = np.array(asked)
+    assert times.shape == (20, 3)
+    assert times.min() >= 0.001 * (1 - 1e-4)
+    assert (np.diff(times, axis=0) < 0).all()
+    assert float(tasks.time_of_noise(1e-4, schedule=schedules.linear())) == pytest.approx(0.00101)
+    with pytest.raises(InputError, match="positive"):
+        tasks.time_of_noise(0.0, schedule=schedules.linear())
+    with pytest.raises(InputError, match="one grid for all"):
+        tasks.posterior_samples(
+            KEY, network, jnp.zeros((3, 2)), std, sampler=samplers.UniPC(schedules.linear()), steps=20
+        )
+
+
+def test_times_that_rise_are_no_grid_to_inpaint_on():
+    denoise = testing.gaussian_denoiser(mean=0.0, std=1.0, schedule=schedules.Flow())
+    with pytest.raises(InputError, match="decreasing"):
+        tasks.inpaint(
+            KEY, denoise, jnp.zeros((1, 2)), jnp.zeros((1, 2)), times=np.array([0.0, 0.5, 1.0]),
+            sampler=DDPM(schedules.Flow()),
+        )  # fmt: skip
 
 
 def test_each_picture_is_restored_for_itself():

@@ -1,6 +1,7 @@
 """Pictures from pictures: `jaxdiff variations`, `transfer`, `edit` and `interpolate`."""
 
 import dataclasses
+import sys
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import tyro
 
 from jaxdiff import tasks, timesteps
 from jaxdiff.cli.images import OfImages, Work, prepared
-from jaxdiff.cli.pictures import Pictures
+from jaxdiff.cli.pictures import Pictures, knows_none, prepare
 from jaxdiff.on_images import Given
 from jaxdiff.typing import Array, InputError
+from jaxdiff.weights import SUFFIX
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,8 @@ class Transfer(OfImages):
     source_labels: tuple[int, ...] = ()
     """What the images show, in turn; default: their own labels, if the network knows them."""
     to_run: str | None = None
-    """The network that generates, another run on pictures of this size with the same schedule; default: the same."""
+    """The network that generates, another run on pictures of this size with the same schedule; default: the same. Its
+    --weights are as given, but its moving average where that is a file."""
     strength: float = 1.0
     """The time up to which images are inverted: below 1 more of them is kept."""
     corrections: int = 1
@@ -60,10 +63,10 @@ class Interpolate(OfImages):
     """Pictures between two images."""
     through: Literal["latents", "noised"] = "latents"
     """latents: by inversion, along the sphere, deterministic. noised: both noised by the same draw, sampled down."""
-    strength: float = 0.5
-    """Of noised: how far up the time."""
-    corrections: int = 1
-    """Of latents: fixed-point iterations a step of the inversion."""
+    strength: float | None = None
+    """Of noised: how far up the time; default 0.5."""
+    corrections: int | None = None
+    """Of latents: fixed-point iterations a step of the inversion; default 1."""
 
 
 def variations(command: Annotated[FromNoised, tyro.conf.arg(name="")]) -> None:
@@ -94,15 +97,21 @@ def transfer(command: Annotated[Transfer, tyro.conf.arg(name="")]) -> None:
     """
     if not command.labels and command.to_run is None:
         raise InputError("transfer to what? Give --labels, what the pictures shall show, or --to-run, another network")
-    target = Pictures(run=command.to_run, labels=command.labels, weights=command.weights, seed=command.seed)
     source = dataclasses.replace(command, labels=command.source_labels)
-    others = [target if command.to_run is not None else dataclasses.replace(source, labels=command.labels)]
-    work = _deterministic(source, others)
-    to = work.others[0].labels
+    if command.to_run is not None:
+        weights = "ema" if command.weights.endswith(SUFFIX) else command.weights
+        target = Pictures(
+            run=command.to_run, labels=command.labels, weights=weights, dtype=command.dtype, guidance=command.guidance
+        )
+        work = _deterministic(source, [target])
+        to = work.others[0].labels
+    else:
+        work = _deterministic(source, [])
+        to = prepare(dataclasses.replace(source, labels=command.labels, sampler="ddim"), len(work.images)).labels
 
     def task(given: Given) -> Array:
         return tasks.transfer(
-            given.predict[0](given.labels[0]), given.predict[1](given.labels[1]), given.images, times=given.times,
+            given.predict[0](given.labels[0]), given.predict[-1](given.labels[1]), given.images, times=given.times,
             schedule=given.schedule, corrections=command.corrections,
         )  # fmt: skip
 
@@ -137,7 +146,8 @@ def edit(command: Annotated[Edit, tyro.conf.arg(name="")]) -> None:
             base, there, given.images, times=given.times, schedule=given.schedule, corrections=command.corrections
         )
 
-    work.write(work.draw(task, times=_from(work, command.strength)), work.images)
+    made = work.draw(task, times=_from(work, command.strength))
+    work.write(made, work.images, labels=np.full(len(work.images), -1, np.int32))  # what they show now is not known
 
 
 def interpolate(command: Annotated[Interpolate, tyro.conf.arg(name="")]) -> None:
@@ -151,10 +161,16 @@ def interpolate(command: Annotated[Interpolate, tyro.conf.arg(name="")]) -> None
     if command.draws != 1:
         raise InputError(f"--draws {command.draws}: there is one path; give another --seed, with --through noised")
     latents = command.through == "latents"
+    for name, through in (("strength", "noised"), ("corrections", "latents")):
+        if getattr(command, name) is not None and command.through != through:
+            raise InputError(f"--{name}: is of --through {through}, not of {command.through}; leave it out")
+    corrections = 1 if command.corrections is None else command.corrections
     work = _deterministic(command, []) if latents else prepared(command)
     pairs = len(work.images) // 2
     if not pairs:
         raise InputError("interpolate: expected at least two images; give more, or a larger --num")
+    if len(work.images) % 2:
+        print("note: the last image is the first of no pair", file=sys.stderr)
     a, b = (work.images[i : 2 * pairs : 2] for i in (0, 1))
     ends = np.repeat(np.concatenate([a, b], -1), command.shown, 0)
     shares = np.tile(np.arange(1, command.shown + 1, dtype=np.float32) / (command.shown + 1), pairs)
@@ -168,20 +184,18 @@ def interpolate(command: Annotated[Interpolate, tyro.conf.arg(name="")]) -> None
         assert share is not None
         if latents:
             return tasks.between_latents(
-                predict, first, second, share, times=given.times, schedule=given.schedule,
-                corrections=command.corrections,
-            )  # fmt: skip
+                predict, first, second, share, times=given.times, schedule=given.schedule, corrections=corrections
+            )
         return tasks.between_noised(
             given.keys, predict, first, second, share, sampler=given.sampler, times=given.times,
             temperature=given.temperature,
         )  # fmt: skip
 
-    times = work.times if latents else _from(work, command.strength)
+    times = work.times if latents else _from(work, 0.5 if command.strength is None else command.strength)
     numbers = np.repeat(np.arange(pairs, dtype=np.int32), command.shown)  # a path has one draw of noise
     made = work.draw(task, given=ends, labels=(labels, shares), times=times, numbers=numbers)[0]
     path = made.reshape(pairs, command.shown, *made.shape[1:]).swapaxes(0, 1)
-    closing = (b.astype(np.float32) / 127.5 - 1)[None]
-    work.write(np.concatenate([path, closing]), a, labels=shown)
+    work.write(path, a, labels=shown, after=[b])
 
 
 def _of_both(work: Work, pairs: int) -> np.ndarray | None:
@@ -189,7 +203,7 @@ def _of_both(work: Work, pairs: int) -> np.ndarray | None:
     if work.labels is None:
         return None
     a, b = (work.labels[i : 2 * pairs : 2] for i in (0, 1))
-    if not work.made.config.model.null_label and (a != b).any():
+    if not knows_none(work.made.config) and (a != b).any():
         raise InputError("the two images of a pair have different labels, and this network must be told one: --labels")
     return np.where(a == b, a, np.int32(work.made.spec.num_classes or 0))
 
@@ -207,4 +221,5 @@ def _deterministic(command: OfImages, others: list[Pictures]) -> Work:
         raise InputError("this is done by DDIM without noise; leave --eta and --temperature out")
     if command.draws != 1:
         raise InputError(f"--draws {command.draws}: there is but one; leave it out")
-    return prepared(command, fixed_sampler="ddim", others=others)
+    others = [dataclasses.replace(other, sampler="ddim") for other in others]
+    return prepared(command, fixed_sampler="ddim", unguided=True, others=others)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdiff import build, on_images
+from jaxdiff import build, cascades, on_images
 from jaxdiff.cli.out import check_numbers, writing
-from jaxdiff.cli.pictures import Pictures, Prepared, prepare
+from jaxdiff.cli.pictures import Pictures, Prepared, knows_none, prepare
 from jaxdiff.config import Config, Data
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import labels_of, size_of
@@ -92,7 +92,9 @@ class Work:
           clip: what each network predicts; False leaves it to the task.
         """
         command, every = self.command, (self.made, *self.others)
-        networks = [on_images.Network(made.config if clip else _unclipped(made), made.spec) for made in every]
+        networks = [
+            on_images.Network(made.config if clip else _with(made.config, clip=False), made.spec) for made in every
+        ]
         loaded = [made.load() for made in every]
         params = tuple(params for _, params in loaded)
         compiled = on_images.program(task, networks)
@@ -102,7 +104,7 @@ class Work:
         done = []
         with tqdm(total=command.draws * len(what), unit="img", desc=", ".join(name for name, _ in loaded)) as bar:
             for k in range(command.draws):
-                key = jax.random.fold_in(jax.random.key(command.seed), k)
+                key = cascades.of_draw(jax.random.key(command.seed), k)
                 parts = []
                 for pictures in on_images.in_batches(
                     compiled,
@@ -120,17 +122,27 @@ class Work:
                 done.append(np.concatenate(parts))
         return np.stack(done)
 
-    def write(self, drawn: np.ndarray, *before: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """The pictures, `[draws, N, H, W, C]` in [-1, 1]; in a grid after those of `before`, uint8 `[N, H, W, C]`."""
+    def write(
+        self,
+        drawn: np.ndarray,
+        *before: np.ndarray,
+        labels: np.ndarray | None = None,
+        after: Sequence[np.ndarray] = (),
+    ) -> None:
+        """The pictures, `[draws, N, H, W, C]` in [-1, 1]; in a grid between those of `before` and `after`, uint8
+        `[N, H, W, C]`. `labels`: of each image's pictures, by default what the network was told."""
         out = self.command.out
         pictures = to_uint8(drawn).swapaxes(0, 1)
-        shown = labels if labels is not None else self.labels
+        shown = self.labels if labels is None else labels
+        if shown is not None:  # a network that was told none does not say what the picture shows
+            shown = np.where(shown == self.made.spec.num_classes, -1, shown)
         with writing(out):
             if out.suffix.lower() == ".png":
-                rows = np.concatenate([*(some[:, None] for some in before), pictures], axis=1)
+                rows = np.concatenate([*(x[:, None] for x in before), pictures, *(x[:, None] for x in after)], axis=1)
                 write_samples(out, rows.reshape(-1, *rows.shape[2:]), None, columns=rows.shape[1])
             else:
-                each = None if shown is None else np.repeat(shown, len(drawn))
+                known = shown is not None and (out.suffix or (shown >= 0).all())  # in names of files or not at all
+                each = np.repeat(shown, len(drawn)) if known and shown is not None else None
                 write_samples(out, pictures.reshape(-1, *pictures.shape[2:]), each)
         print(f"{pictures.shape[0] * pictures.shape[1]} pictures: {out}")
 
@@ -141,8 +153,8 @@ class Work:
         print("PSNR to the images: " + ", ".join(f"{name.replace('_', ' ')} {x:.2f} dB" for name, x in found.items()))
 
 
-def _unclipped(made: Prepared) -> Config:
-    return dataclasses.replace(made.config, sample=dataclasses.replace(made.config.sample, clip=False))
+def _with(config: Config, **settings: Any) -> Config:
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **settings))
 
 
 def prepared(
@@ -151,6 +163,7 @@ def prepared(
     default_sampler: str | None = None,
     fixed_sampler: str | None = None,
     others: Sequence[Pictures] = (),
+    unguided: bool = False,
     shape: Callable[[tuple[int, int, int]], tuple[int, ...]] = tuple,
 ) -> Work:
     """Check all that can be before anything is compiled.
@@ -160,6 +173,7 @@ def prepared(
       default_sampler: in place of the run's, where none is given.
       fixed_sampler: of a task that is defined with it: another is refused.
       others: networks besides, of the same pictures.
+      unguided: by default, whatever the run's guidance: what it makes of x_t is to be the mean of what x_0 may be.
       shape: of the network's pictures -> of the images.
 
     Raises:
@@ -167,8 +181,9 @@ def prepared(
     """
     check_out(command.out)
     check_numbers(num=command.num, draws=command.draws, batch=command.batch)
-    if command.truncation is not None or command.start_scale is not None:
-        raise InputError("--truncation and --start-scale: of pictures that begin from noise alone; leave them out")
+    for name in ("truncation", "start_scale", "classifier", "classifier_scale", "classifier_options"):
+        if getattr(command, name) != getattr(Pictures, name):
+            raise InputError(f"--{name.replace('_', '-')}: of pictures that begin from noise alone; leave it out")
     if fixed_sampler is not None and command.sampler not in (None, fixed_sampler):
         raise InputError(f"--sampler {command.sampler}: this is done with {fixed_sampler}; leave it out")
     wanted = fixed_sampler or command.sampler or default_sampler
@@ -189,10 +204,13 @@ def prepared(
         print("note: the images have no labels that the network knows: it is told none", file=sys.stderr)
         return np.full(len(index), classes, np.int32)
 
-    made, *rest = (
+    every = [
         prepare(one, len(index), by_class=partial(by_class, given=one.labels))
         for one in (dataclasses.replace(command, sampler=wanted), *others)
-    )
+    ]
+    if unguided and command.guidance is None:
+        every = [one._replace(config=_with(one.config, guidance=1.0)) for one in every]
+    made, *rest = every
     besides = tuple(rest)
     for other in besides:
         if other.spec.image_shape != made.spec.image_shape:
@@ -202,9 +220,9 @@ def prepared(
             raise InputError("the two networks have different schedules: a latent of one is none of the other")
     if made.latents:
         raise InputError("this network makes latents for an autoencoder, which are no pictures")
-    told = (made.labels is not None) and bool((made.labels == made.spec.num_classes).any())
-    if told and not made.config.model.null_label:
-        raise InputError("this network must be told what the pictures show: give --labels")
+    for one in every:
+        if one.labels is not None and (one.labels == one.spec.num_classes).any() and not knows_none(one.config):
+            raise InputError("this network was never trained without a label: say what the pictures show by --labels")
     expected = shape(made.spec.image_shape)
     if source.image_shape != expected:
         raise InputError(

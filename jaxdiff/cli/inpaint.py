@@ -11,10 +11,10 @@ import tyro
 from jaxdiff import operators, tasks
 from jaxdiff.cli.images import OfImages, Work, prepared
 from jaxdiff.cli.out import check_numbers
-from jaxdiff.cli.restore import Guided, check_guided
+from jaxdiff.cli.restore import Guided, check_even, check_guided
 from jaxdiff.data.images import read_grey
 from jaxdiff.on_images import Given, Task
-from jaxdiff.samplers import check_resampling
+from jaxdiff.samplers import check_resampling, time_travel
 from jaxdiff.typing import Array, InputError
 
 SIDES = ("left", "right", "top", "bottom")
@@ -33,10 +33,10 @@ class Inpaint(OfImages, Guided):
     center:N (a square of N pixels), frame:N (N pixels at each edge), random:P (a share P of the pixels)."""
     method: Literal["repaint", "replacement", "moments", "dps", "null_space"] = "repaint"
     """How."""
-    jump_length: int = 10
-    """Of repaint: steps that it goes back up."""
-    resamplings: int = 10
-    """Of repaint: how often each piece of the way is gone."""
+    jump_length: int | None = None
+    """Of repaint: steps that it goes back up; default 10."""
+    resamplings: int | None = None
+    """Of repaint: how often each piece of the way is gone; default 10."""
 
 
 def known_of(mask: str, shape: tuple[int, int, int], *, seed: int) -> np.ndarray:
@@ -103,27 +103,44 @@ def inpaint(command: Annotated[Inpaint, tyro.conf.arg(name="")]) -> None:
     check_guided(command)
     check_numbers(jump_length=command.jump_length, resamplings=command.resamplings)
     work = prepared(command, default_sampler="ddpm")
-    if command.method == "repaint":
-        check_resampling(work.sampler, command.resamplings)
     known = known_of(command.mask, work.made.spec.image_shape, seed=command.seed)
+    check_even(work)
+    if command.method == "repaint":
+        jump_length, resamplings = _repaint(command)
+        check_resampling(work.sampler, resamplings)
+        time_travel(len(work.times) - 1, jump_length=jump_length, resamplings=resamplings)
+    if command.method in ("repaint", "replacement") and len(work.times) < 3:
+        raise InputError("--steps: what is known is put in after each step, so there must be more than one")
     grey = np.where(known > 0, work.images, 128).astype(np.uint8)
-    made = work.draw(_task(command, known), given=grey, clip=command.method in ("repaint", "replacement"))
+    made = work.draw(
+        _task(command, known, clip=work.made.config.sample.clip),
+        given=grey,
+        clip=command.method in ("repaint", "replacement"),
+    )
     painted = np.where(known > 0, work.images.astype(np.float32) / 127.5 - 1, made)
     work.compare(**_compared(work, painted, known))
     work.write(painted, work.images, grey)
 
 
-def _task(command: Inpaint, known: np.ndarray) -> Task:
+def _repaint(command: Inpaint) -> tuple[int, int]:
+    """Jump length and resamplings."""
+    if command.method != "repaint":
+        return 1, 1
+    return tuple(10 if n is None else n for n in (command.jump_length, command.resamplings))  # type: ignore[return-value]
+
+
+def _task(command: Inpaint, known: np.ndarray, *, clip: bool) -> Task:
+    jump_length, resamplings = _repaint(command)
+
     def repaint(given: Given) -> Array:
         mask = jnp.asarray(known[None])
         return tasks.inpaint(
             given.keys, given.predict[0](given.labels[0]), mask * given.images, mask, sampler=given.sampler,
-            times=given.times, temperature=given.temperature, jump_length=command.jump_length,
-            resamplings=command.resamplings if command.method == "repaint" else 1,
+            times=given.times, temperature=given.temperature, jump_length=jump_length, resamplings=resamplings,
         )  # fmt: skip
 
     def guided(given: Given) -> Array:
-        return command.restored(given, operators.Mask(jnp.asarray(known)))
+        return command.restored(given, operators.Mask(jnp.asarray(known)), clip=clip)
 
     return repaint if command.method in ("repaint", "replacement") else guided
 

@@ -181,6 +181,11 @@ def prepare(
     return Prepared(config, spec, labels, latents, guide, generate, strength, load, draw, path)
 
 
+def knows_none(config: Config) -> bool:
+    """Whether the network was trained to be told no label."""
+    return config.model.null_label and config.train.label_dropout > 0
+
+
 def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
     """A run's or an imported network: config, spec, what loads the weights, with their name, and whether it makes
     latents."""

@@ -9,9 +9,11 @@ import numpy as np
 import tyro
 
 from jaxdiff import operators, tasks
-from jaxdiff.cli.images import OfImages, prepared
+from jaxdiff.cli.images import OfImages, Work, prepared
+from jaxdiff.cli.out import check_numbers
 from jaxdiff.on_images import Given
 from jaxdiff.pixels import to_uint8
+from jaxdiff.samplers import draws_noise, remembers
 from jaxdiff.typing import Array, InputError
 
 
@@ -20,39 +22,53 @@ class Guided:
     """How what was measured guides."""
 
     method: str
-    noise: float = 0.0
-    """Of moments: the standard deviation of the noise in what was measured, in units of [-1, 1]."""
-    iterations: int = 5
-    """Of moments: of conjugate gradients, each as dear as a call of the network."""
-    zeta: float = 1.0
-    """Of dps: the step size of its Algorithm 1."""
+    noise: float | None = None
+    """Of moments: the standard deviation of the noise in what was measured, in units of [-1, 1]; default 0."""
+    iterations: int | None = None
+    """Of moments: of conjugate gradients, each as dear as a call of the network; default 5."""
+    zeta: float | None = None
+    """Of dps: the step size of its Algorithm 1; default 1."""
 
-    def restored(self, given: Given, A: Any) -> Array:
+    def restored(self, given: Given, A: Any, *, clip: bool) -> Array:
         """A draw from the posterior, by `tasks.restore`."""
         x = given.images
         shape = jax.eval_shape(A.pinv, x).shape
         return tasks.restore(
             given.keys, given.predict[0](given.labels[0]), A(x) if isinstance(A, operators.Mask) else x, A, shape=shape,
             sampler=given.sampler, schedule=given.schedule, times=given.times, method=self.method,  # type: ignore[arg-type]
-            noise_std=self.noise, iterations=self.iterations, zeta=self.zeta, clip=True, temperature=given.temperature,
+            noise_std=self.noise or 0.0, iterations=self.iterations or 5, zeta=1.0 if self.zeta is None else self.zeta,
+            clip=clip, temperature=given.temperature,
         )  # fmt: skip
 
 
+OPTIONS = {"moments": ("noise", "iterations"), "dps": ("zeta",), "repaint": ("jump_length", "resamplings")}
+"""Of each method, those that others do not have."""
+
+
 def check_guided(command: Any) -> None:
-    """Raise `InputError` for options that the method does not have."""
-    method = command.method
-    if not 0 <= command.noise < np.inf:
-        raise InputError(f"--noise {command.noise}: expected 0 or more")
-    if command.noise and method != "moments":
-        raise InputError(f"--noise {command.noise}: {method} takes what was measured as exact; use --method moments")
-    if not 0 < command.zeta < np.inf:
-        raise InputError(f"--zeta {command.zeta}: expected a positive number")
-    if command.iterations < 1:
-        raise InputError(f"--iterations {command.iterations}: expected at least 1")
-    if method == "dps" and command.sampler not in (None, "ddpm"):
+    """Raise `InputError` for an option that the method does not have, and for numbers that none can be."""
+    for method, names in OPTIONS.items():
+        for name in names:
+            if method != command.method and getattr(command, name, None) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag}: is of --method {method}, not of {command.method}; leave it out")
+    for name, least in (("noise", 0.0), ("zeta", None)):
+        value = getattr(command, name)
+        if value is not None and not (np.isfinite(value) and (value > 0 if least is None else value >= least)):
+            raise InputError(f"--{name} {value}: expected {'a positive number' if least is None else '0 or more'}")
+    check_numbers(iterations=command.iterations)
+    if command.method == "dps" and command.sampler not in (None, "ddpm"):
         raise InputError(f"--sampler {command.sampler}: dps is an algorithm of ddpm's steps; leave it out")
-    if method == "dps" and command.spacing not in (None, "uniform", "trailing"):
-        raise InputError(f"--spacing {command.spacing}: dps needs equal steps; leave it out")
+
+
+def check_even(work: Work) -> None:
+    """Raise `InputError` for the steps of dps unless they are equal."""
+    steps = np.diff(work.times)
+    if work.command.method == "dps" and not np.allclose(steps, -1 / len(steps), atol=1e-6):  # type: ignore[attr-defined]
+        raise InputError(
+            f"--method dps: needs equal steps from 1 to 0, not these {len(steps)}; give --spacing trailing and --steps "
+            "that divide the table's"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,10 +77,10 @@ class Restore(OfImages, Guided):
 
     operator: Literal["downsample", "blur", "grey"]
     """What was done to the pictures: made smaller, blurred by a Gaussian, or their colours lost."""
-    factor: int = 2
-    """Of downsample: each pixel is the mean of factor x factor."""
-    blur: float = 1.0
-    """Of blur: the Gaussian's standard deviation in pixels."""
+    factor: int | None = None
+    """Of downsample: each pixel is the mean of factor x factor; default 2."""
+    blur: float | None = None
+    """Of blur: the Gaussian's standard deviation in pixels; default 1."""
     degrade: bool = False
     """The images are whole ones: do it to them first (and add the noise), and compare with them."""
     method: Literal["moments", "dps", "null_space"] = "moments"
@@ -74,10 +90,10 @@ class Restore(OfImages, Guided):
     def A(self) -> Any:
         """The operator."""
         if self.operator == "downsample":
-            return operators.Downsample(self.factor)
+            return operators.Downsample(2 if self.factor is None else self.factor)
         if self.operator == "grey":
             return operators.Grey()
-        return operators.Blur(jnp.asarray(operators.gaussian_kernel(self.blur)))
+        return operators.Blur(jnp.asarray(operators.gaussian_kernel(1.0 if self.blur is None else self.blur)))
 
 
 def restore(command: Annotated[Restore, tyro.conf.arg(name="")]) -> None:
@@ -88,20 +104,24 @@ def restore(command: Annotated[Restore, tyro.conf.arg(name="")]) -> None:
         command: Which images, with which network, and how.
     """
     check_guided(command)
+    for name, operator in (("factor", "downsample"), ("blur", "blur")):
+        if getattr(command, name) is not None and command.operator != operator:
+            raise InputError(f"--{name}: is of --operator {operator}, not of {command.operator}; leave it out")
     A = command.A
 
     def measured(shape: tuple[int, int, int]) -> tuple[int, ...]:
         found: tuple[int, ...] = jax.eval_shape(A, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
         return shape if command.degrade else found
 
-    work = prepared(command, default_sampler="ddpm", shape=measured)
-    measured(work.made.spec.image_shape)  # which the operator may refuse
+    work = prepared(command, default_sampler="ddpm", unguided=True, shape=measured)
+    check_even(work)
     given: np.ndarray = work.images
     if command.degrade:
         y = np.asarray(A(jnp.asarray(work.images.astype(np.float32) / 127.5 - 1)))
         noise = np.random.default_rng(command.seed).standard_normal(y.shape)
-        given = (y + command.noise * noise).astype(np.float32)
-    drawn = work.draw(lambda some: command.restored(some, A), given=given, clip=False)
+        given = (y + (command.noise or 0) * noise).astype(np.float32)
+    clip = work.made.config.sample.clip
+    drawn = work.draw(lambda some: command.restored(some, A, clip=clip), given=given, clip=False)
     wide = given if given.dtype == np.float32 else given.astype(np.float32) / 127.5 - 1
     enlarged = np.asarray(A.pinv(jnp.asarray(wide, jnp.float32)))
     if command.degrade:
@@ -138,9 +158,20 @@ def denoise(command: Annotated[Denoise, tyro.conf.arg(name="")]) -> None:
     for name, value in (("noise", command.noise), ("degrade", command.degrade)):
         if value is not None and not 0 < value < np.inf:
             raise InputError(f"--{name} {value}: expected a positive number")
-    if command.mean and (command.draws > 1 or command.sampler is not None or command.steps is not None):
-        raise InputError("--mean: is one call of the network; leave --draws, --sampler and --steps out")
-    work = prepared(command, default_sampler="ddpm")
+    given_too = [
+        name for name in ("sampler", "steps", "eta", "variance", "temperature") if getattr(command, name) is not None
+    ]
+    if command.mean and (command.draws > 1 or given_too):
+        raise InputError("--mean: is one call of the network; leave --draws and the options of samplers out")
+    if command.spacing is not None:
+        raise InputError(f"--spacing {command.spacing}: the steps from the noise down are equal; leave it out")
+    work = prepared(command, default_sampler="ddpm", unguided=True)
+    if command.draws > 1 and not draws_noise(work.sampler):
+        raise InputError(f"--draws {command.draws}: {work.made.config.sample.sampler} makes but one; use ddpm")
+    if command.noise is None and not command.mean and remembers(work.sampler):
+        raise InputError(
+            f"--sampler {work.made.config.sample.sampler}: has one grid for all images; give their --noise"
+        )
     real = work.images.astype(np.float32) / 127.5 - 1
     given = real
     if command.degrade is not None:

@@ -14,7 +14,7 @@ from jaxdiff.samplers.linear_multistep import LMS, PNDM
 from jaxdiff.samplers.mala import MALA
 from jaxdiff.samplers.ode import ODE
 from jaxdiff.samplers.renoise import EDM, Ancestral, Churn
-from jaxdiff.samplers.replacement import Replacement, check_resampling, time_travel
+from jaxdiff.samplers.replacement import Replacement, check_resampling, remembers, time_travel
 from jaxdiff.samplers.reverse_sde import EulerMaruyama
 from jaxdiff.samplers.runge_kutta import DPM2, Heun
 from jaxdiff.samplers.self_conditioning import SelfConditioning
@@ -88,6 +88,7 @@ __all__ = [
     "check_resampling",
     "draws_noise",
     "invert",
+    "remembers",
     "run",
     "sample",
     "time_travel",

@@ -1,7 +1,6 @@
 """Inpainting as a sampler round any sampler: what is known is put into x after every step, as noisy as x is there."""
 
 import dataclasses
-import inspect
 from typing import Any
 
 import jax
@@ -10,9 +9,8 @@ import numpy as np
 
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.process import q_sample, q_transition
-from jaxdiff.samplers.base import State
 from jaxdiff.schedules import check_whole, require
-from jaxdiff.typing import Array, Denoiser, Noise, Schedule
+from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
 
 
 @jax.tree_util.register_dataclass
@@ -76,8 +74,31 @@ class Replacement:
         return jax.lax.cond(jnp.all(s > t), up, down, state)
 
 
+def remembers(sampler: Any) -> bool:
+    """Whether it, or one inside it, keeps more from step to step than x: predictions of the steps before, say.
+
+    >>> from jaxdiff.samplers import DDPM, UniPC
+    >>> from jaxdiff.schedules import VP
+    >>> remembers(DDPM(VP())), remembers(UniPC(VP()))
+    (False, True)
+    """
+    inside = [*getattr(sampler, "samplers", ()), *([sampler.sampler] if hasattr(sampler, "sampler") else [])]
+
+    def arrays(one: Any) -> int:
+        return len(jax.tree.leaves(jax.eval_shape(one.init, jax.ShapeDtypeStruct((1, 1), jnp.float32))))
+
+    return any(map(remembers, inside)) or arrays(sampler) > 1 + sum(map(arrays, inside))
+
+
 def check_resampling(sampler: Any, resamplings: int) -> None:
-    """Raise `InputError` for more than one resampling by a sampler that remembers the steps before.
+    """Nothing, if a grid that goes up and down suits the sampler.
+
+    Args:
+      sampler: any.
+      resamplings: r of `time_travel`.
+
+    Raises:
+      InputError: more than one resampling by a sampler that `remembers` the steps before.
 
     >>> from jaxdiff.samplers import UniPC
     >>> from jaxdiff.schedules import VP
@@ -88,7 +109,7 @@ def check_resampling(sampler: Any, resamplings: int) -> None:
     """
     check_whole("resamplings", resamplings)
     require(
-        resamplings == 1 or inspect.signature(sampler.init).return_annotation is State,
+        resamplings == 1 or not remembers(sampler),
         f"{type(sampler).__name__} remembers the steps before, wrong after going up; use DDPM, or 1 resampling",
     )
 
@@ -105,6 +126,9 @@ def time_travel(steps: int, *, jump_length: int, resamplings: int) -> np.ndarray
       jump_length: j, from 1; the paper's 10 of 250 steps.
       resamplings: r, how often each piece is gone through, from 1; the paper's 10.
 
+    Raises:
+      InputError: numbers that are not whole, from 1; jumps that are not shorter than the grid.
+
     Returns:
       int `[m + 1]`: `times[time_travel(...)]` is the grid to run.
 
@@ -116,6 +140,8 @@ def time_travel(steps: int, *, jump_length: int, resamplings: int) -> np.ndarray
     check_whole("steps", steps)
     check_whole("jump_length", jump_length)
     check_whole("resamplings", resamplings)
+    if resamplings > 1 and jump_length >= steps:
+        raise InputError(f"jump_length {jump_length}: expected fewer than the grid's {steps} steps, or it never jumps")
     left = {p: resamplings - 1 for p in range(1, steps - jump_length + 1, jump_length)}
     p, path = steps, [steps]
     while p > 0:

@@ -4,6 +4,7 @@ A task is a function here, a command in `cli` and a page in the docs. What it ne
 below: `guidance`, `samplers`, `process`, `likelihood`.
 """
 
+from jaxdiff.tasks import anomaly
 from jaxdiff.tasks.edit import edited, from_noised, generated, transfer
 from jaxdiff.tasks.inpaint import inpaint
 from jaxdiff.tasks.interpolate import between_latents, between_noised
@@ -14,6 +15,7 @@ from jaxdiff.tasks.super_resolution import cascade, super_resolve
 __all__ = [
     "METHODS",
     "Method",
+    "anomaly",
     "between_latents",
     "between_noised",
     "cascade",

@@ -34,6 +34,12 @@ def from_noised(
       noise: what is drawn at the start.
       temperature: as of `sample`.
 
+    Returns:
+      `[B, ...]` at `times[-1]`.
+
+    Raises:
+      InputError: a bad grid, sampler or schedule, as `sample`.
+
     >>> import jax, jax.numpy as jnp
     >>> from jaxdiff import schedules, testing, timesteps
     >>> denoise = testing.gaussian_denoiser(mean=2.0, std=0.0, schedule=schedules.Flow())
@@ -68,6 +74,12 @@ def transfer(
       schedule: gives alpha and sigma.
       corrections: of `samplers.invert`.
 
+    Returns:
+      `[B, ...]` at `times[-1]`.
+
+    Raises:
+      InputError: a bad grid or schedule, as `sample`.
+
     >>> import jax.numpy as jnp
     >>> from jaxdiff import schedules, testing, timesteps
     >>> zero, two = (testing.gaussian_denoiser(mean=m, std=1.0, schedule=schedules.VP()) for m in (0.0, 2.0))
@@ -83,6 +95,15 @@ def transfer(
 
 def generated(denoise: Denoiser, latent: Array, *, times: Array, schedule: Schedule) -> Array:
     """What DDIM makes of a latent at `times[0]`: the way back of `samplers.invert`.
+
+    Args:
+      denoise: `(x_t, t) -> Prediction`.
+      latent: `[B, ...]` at `times[0]`.
+      times: `[n + 1]`, decreasing.
+      schedule: gives alpha and sigma.
+
+    Returns:
+      `[B, ...]` at `times[-1]`.
 
     >>> import jax.numpy as jnp
     >>> from jaxdiff import schedules, testing, timesteps

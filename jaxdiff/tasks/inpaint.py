@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jaxdiff.noise import fold_in, per_example
 from jaxdiff.process import prior
 from jaxdiff.samplers import Replacement, check_resampling, run, time_travel
+from jaxdiff.samplers.base import check_times
+from jaxdiff.schedules import check_monotone
 from jaxdiff.typing import Array, Denoiser
 
 
@@ -43,7 +45,8 @@ def inpaint(
       `[B, H, W, C]`, where the mask is 1 `known` itself.
 
     Raises:
-      InputError: numbers that are not whole, from 1; more than one resampling by a sampler with a history.
+      InputError: numbers that are not whole, from 1; more than one resampling by a sampler with a history, or in jumps
+        that are not shorter than the grid; a bad grid or schedule, as `sample`.
 
     >>> import jax
     >>> from jaxdiff import DDPM, schedules, testing, timesteps
@@ -55,11 +58,13 @@ def inpaint(
 
     Source: Lugmayr et al. 2022 (arXiv 2201.09865), Algorithm 1 and appendix B.
     """
-    steps = jnp.shape(times)[0] - 1
-    path = time_travel(steps, jump_length=jump_length, resamplings=resamplings)
+    check_monotone(sampler.schedule)
+    times = check_times(times)
+    steps = times.shape[0] - 1
     check_resampling(sampler, resamplings)
+    path = time_travel(steps, jump_length=jump_length, resamplings=resamplings)
     keys = per_example(key, known.shape[0])
     x = prior(fold_in(keys, 0), known.shape, schedule=sampler.schedule, t=times[0]).astype(known.dtype)
     inside = Replacement(sampler, known, mask)
-    x = run(fold_in(keys, 1), denoise, inside, jnp.asarray(times)[path], x, temperature=temperature)
+    x = run(fold_in(keys, 1), denoise, inside, times[path], x, temperature=temperature)
     return jnp.where(jnp.broadcast_to(mask, x.shape) > 0, known, x)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from jaxdiff.noise import fold_in, per_example, slerp, white_noise
-from jaxdiff.process import q_sample
-from jaxdiff.samplers import invert, sample
+from jaxdiff.noise import slerp
+from jaxdiff.samplers import invert
 from jaxdiff.schedules import expand
-from jaxdiff.tasks.edit import generated
+from jaxdiff.tasks.edit import from_noised, generated
 from jaxdiff.typing import Array, Denoiser, Schedule
 
 
@@ -69,11 +68,5 @@ def between_noised(
 
     Source: Ho et al. 2020 (arXiv 2006.11239), section 4.3 and appendix D (figure 8).
     """
-    keys = per_example(key, a.shape[0])
-    eps = white_noise(fold_in(keys, 0), a.shape).astype(a.dtype)
     middle = a + expand(share, a) * (b - a)  # the same noise on both: on the line between them it is that noise
-    x: Array = sample(
-        fold_in(keys, 1), denoise, sampler, times, q_sample(middle, times[0], eps, schedule=sampler.schedule),
-        temperature=temperature,
-    )  # fmt: skip
-    return x
+    return from_noised(key, denoise, middle, sampler=sampler, times=times, temperature=temperature)

@@ -3,25 +3,40 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.noise import per_example
-from jaxdiff.samplers import run
-from jaxdiff.schedules import as_float, check_whole, expand, require, time_at_log_snr
+from jaxdiff.samplers import remembers, run
+from jaxdiff.samplers.base import concrete
+from jaxdiff.schedules import Discrete, as_float, check_whole, expand, require, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, Schedule
 
 
 def time_of_noise(std: Array | float, *, schedule: Schedule) -> Array:
     """The time at which `x_t / alpha(t)` is data with noise of that standard deviation: `sigma / alpha = std`.
 
+    Less noise than the schedule's, or of a table its first step's, counts as that, more as that at t = 1.
+
     Args:
       std: in the units of the data (pixels in [-1, 1]: 1/127.5 is a grey level); a number or `[B]`, positive.
       schedule: gives alpha and sigma.
+
+    Raises:
+      InputError: a std that is not positive.
 
     >>> from jaxdiff.schedules import Flow
     >>> round(float(time_of_noise(1.0, schedule=Flow())), 6)
     0.5
     """
-    return time_at_log_snr(-2 * jnp.log(as_float(std)), schedule=schedule)
+    values = concrete(std)
+    require(values is None or bool(np.all(values > 0)), f"std: expected a positive number, got {std}")
+    t = time_at_log_snr(-2 * jnp.log(as_float(std)), schedule=schedule)
+    return jnp.maximum(t, 1.01 * _first(schedule))  # not the first step itself: a grid from there has steps
+
+
+def _first(schedule: Schedule) -> float:
+    """The earliest time that a network knows."""
+    return 1 / schedule.T if isinstance(schedule, Discrete) else 0.0
 
 
 def estimate_noise(y: Array) -> Array:
@@ -89,13 +104,18 @@ def posterior_samples(
       key: one typed key, or keys `[B]`.
       denoise: `(x_t, t) -> Prediction`.
       y: pictures with noise, `[B, ...]`.
-      std: of the noise; a number or `[B]`: every picture has a grid of its own, of equal steps in time.
+      std: of the noise; a number or `[B]`: every picture has a grid of its own, of equal steps in time from there
+        down to 0, of a table to its first step and then to 0.
       sampler: one that draws noise, such as `DDPM(schedule)`; a deterministic one makes one picture of each y.
       steps: of the grid.
       temperature: as of `sample`.
 
+    Returns:
+      `[B, ...]`.
+
     Raises:
-      InputError: steps that are no whole number from 1.
+      InputError: steps that are no whole number from 1; a std that is not positive; a sampler with a history, where
+        std is `[B]`.
 
     >>> import jax
     >>> from jaxdiff import DDPM, schedules, testing
@@ -108,7 +128,11 @@ def posterior_samples(
     check_whole("steps", steps)
     schedule = sampler.schedule
     t = time_of_noise(std, schedule=schedule)
-    grid = jnp.arange(steps, -1, -1, dtype=t.dtype) / steps
-    times = grid * t if t.ndim == 0 else grid[:, None] * t[None]
+    require(t.ndim == 0 or not remembers(sampler), f"{type(sampler).__name__}: has one grid for all; give one std")
+    first = _first(schedule)
+    share = jnp.arange(steps, dtype=t.dtype) / (max(steps - 1, 1) if first else steps)
+    wide = (-1, *(1,) * t.ndim)
+    down = t[None] + share.reshape(wide) * (first - t)[None]
+    times = jnp.concatenate([down, jnp.zeros_like(down[:1])])
     x = expand(schedule.alpha(t), y) * y
     return jnp.asarray(run(per_example(key, y.shape[0]), denoise, sampler, times, x, temperature=temperature))

@@ -31,14 +31,15 @@ def restore(
     times: Array,
     method: Method = "moments",
     noise_std: Array | float = 0.0,
-    iterations: int = 10,
+    iterations: int = 5,
     zeta: Array | float = 1.0,
     clip: bool = False,
     temperature: Array | float = 1.0,
 ) -> Array:
     """Draws from the posterior of pictures given `y = A x + noise_std n`.
 
-    * `moments`: `guidance.moment_matched`, exact for Gaussian data; a step costs 2 + `iterations` calls of the network.
+    * `moments`: `guidance.moment_matched`, exact for Gaussian data, if `iterations` are as many as
+      numbers were measured (often far fewer will do); a step costs 2 + `iterations` calls of the network.
     * `dps`: `guidance.dps`; its Algorithm 1 with `DDPM` and an even grid; one backward pass a call.
     * `null_space`: `guidance.null_space`, for `noise_std` 0 and an operator of `operators`; no backward pass.
 
@@ -62,7 +63,7 @@ def restore(
       float `[B, H, W, C]`.
 
     Raises:
-      InputError: an unknown method; null_space with noise or without a pseudo-inverse.
+      InputError: an unknown method; dps or null_space with noise; null_space without a pseudo-inverse.
 
     >>> import jax
     >>> from jaxdiff import DDIM, operators, schedules, testing, timesteps
@@ -79,14 +80,16 @@ def restore(
     2212.00490).
     """
     check_choice("method", method, METHODS)
+    exact = isinstance(noise_std, int | float) and noise_std == 0
+    require(
+        method == "moments" or exact, f"{method}: takes what was measured as exact, noise_std {noise_std}; use moments"
+    )
     if method == "moments":
         guided = guidance.moment_matched(denoise, y, A, noise_std=noise_std, schedule=schedule, iterations=iterations)
     elif method == "dps":
         guided = guidance.dps(denoise, y, A, zeta=zeta, steps=jnp.shape(times)[0] - 1, schedule=schedule)
     else:
         require(hasattr(A, "pinv"), "null_space: expected an operator with a pseudo-inverse, of jaxdiff.operators")
-        quiet = isinstance(noise_std, int | float) and noise_std == 0
-        require(quiet, f"null_space: takes what was measured as exact, noise_std {noise_std}; use moments")
         guided = guidance.null_space(denoise, y, A, schedule=schedule)  # type: ignore[arg-type]  # it has pinv
     if clip:
         guided = clip_x0(guided, schedule=schedule)
