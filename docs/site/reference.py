@@ -58,7 +58,8 @@ def parts(room: str) -> dict[str, list[str]]:
     A file of which the room exports all has no part of its own.
     """
     path = rooms()[room]
-    found = {f"jaxdiff.{room}": exported(path)}
+    own = [name for name in exported(path) if not _is_file(f"jaxdiff.{room}.{name}")]
+    found = {f"jaxdiff.{room}": own}
     for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else []:
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         names = [name for name in exported(file) if name not in found[f"jaxdiff.{room}"]]
@@ -67,10 +68,18 @@ def parts(room: str) -> dict[str, list[str]]:
     return found
 
 
+def _file(name: str) -> Path:
+    return ROOT / Path(*name.split(".")).with_suffix(".py")
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name of a room is one of its files, as `tasks.anomaly`, and not what such a file has of that name."""
+    return _file(name).exists() and name.rpartition(".")[2] not in exported(_file(name))
+
+
 def home(name: str) -> str:
     """Where a name is found that a file of its room has too, as `tasks.inpaint`: in that file."""
-    file = ROOT / Path(*name.split(".")).with_suffix(".py")
-    return f"{name}.{name.rpartition('.')[2]}" if file.exists() else name
+    return f"{name}.{name.rpartition('.')[2]}" if _file(name).exists() and not _is_file(name) else name
 
 
 def known() -> dict[str, str]:
