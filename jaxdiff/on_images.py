@@ -10,6 +10,7 @@ import numpy as np
 from jaxdiff import build, sampling
 from jaxdiff.config import Config
 from jaxdiff.noise import example_keys, fold_in
+from jaxdiff.pixels import from_uint8
 from jaxdiff.typing import Array, Denoiser, PyTree, Schedule
 
 
@@ -105,7 +106,7 @@ def in_batches(
     sampler, grid, scale, temperature, _ = sampling.settings(config)
     grid = grid if times is None else jnp.asarray(times, jnp.float32)
     num = len(images)
-    wide = images if images.dtype == np.float32 else images.astype(np.float32) / np.float32(127.5) - 1
+    wide = from_uint8(images)
 
     def call(index: np.ndarray) -> Any:
         there = np.minimum(index, num - 1)

@@ -1,4 +1,4 @@
-"""From floats to the grey levels of files: by itself, for programs that serve pictures and write none."""
+"""Between floats and the grey levels of files: by itself, for programs that serve pictures and write none."""
 
 import numpy as np
 
@@ -11,3 +11,12 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     """
     levels = np.rint((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5)
     return np.asarray(levels, np.uint8)
+
+
+def from_uint8(images: np.ndarray) -> np.ndarray:
+    """0..255 -> float32 in [-1, 1]; what is float32 stays as it is.
+
+    >>> from_uint8(np.array([0, 255], np.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    return images if images.dtype == np.float32 else images.astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "config": ["typing", "config"],
     "build": [*CORE, *ABOVE, "tasks", "models", "data", "train", "config", "build"],
     "sampling": [*CORE, *ABOVE, "tasks", "flops", "pixels", "config", "build"],
-    "on_images": ["typing", "noise", "config", "build", "sampling"],
+    "on_images": ["typing", "noise", "pixels", "config", "build", "sampling"],
     "cascades": [*CORE, "tasks", "pixels", "config", "build", "sampling"],
     "pretrained": ["typing", "schedules", "denoise", "models", "config", "build", "files", "pretrained"],
     "features": ["typing", "models", "pretrained", "files", "weights", "features"],

@@ -18,7 +18,7 @@ from jaxdiff.config import Config, Data
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import labels_of, size_of
 from jaxdiff.metrics import psnr
-from jaxdiff.pixels import to_uint8
+from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.typing import InputError, Schedule
 
 
@@ -148,7 +148,7 @@ class Work:
 
     def compare(self, **made: np.ndarray) -> None:
         """Say the mean PSNR of pictures in [-1, 1], by name, to the images."""
-        real = self.images.astype(np.float32) / 127.5 - 1
+        real = from_uint8(self.images)
         found = {name: float(np.mean(np.asarray(psnr(np.clip(x, -1, 1), real)))) for name, x in made.items()}
         print("PSNR to the images: " + ", ".join(f"{name.replace('_', ' ')} {x:.2f} dB" for name, x in found.items()))
 

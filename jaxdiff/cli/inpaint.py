@@ -14,6 +14,7 @@ from jaxdiff.cli.out import check_numbers
 from jaxdiff.cli.restore import Guided, check_even, check_guided
 from jaxdiff.data.images import read_grey
 from jaxdiff.on_images import Given, Task
+from jaxdiff.pixels import from_uint8
 from jaxdiff.samplers import check_resampling, time_travel
 from jaxdiff.typing import Array, InputError
 
@@ -117,7 +118,7 @@ def inpaint(command: Annotated[Inpaint, tyro.conf.arg(name="")]) -> None:
         given=grey,
         clip=command.method in ("repaint", "replacement"),
     )
-    painted = np.where(known > 0, work.images.astype(np.float32) / 127.5 - 1, made)
+    painted = np.where(known > 0, from_uint8(work.images), made)
     work.compare(**_compared(work, painted, known))
     work.write(painted, work.images, grey)
 
@@ -147,7 +148,7 @@ def _task(command: Inpaint, known: np.ndarray, *, clip: bool) -> Task:
 
 def _compared(work: Work, painted: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
     """Beside what needs no network: the mean of what is known."""
-    real = work.images.astype(np.float32) / 127.5 - 1
+    real = from_uint8(work.images)
     mean = (real * known).sum((1, 2), keepdims=True) / max(float(known.sum()), 1)
     found = {"painted": painted[0], "mean_of_the_known": np.where(known > 0, real, mean)}
     if len(painted) > 1:

@@ -20,7 +20,7 @@ from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.data import Source, Subset, in_order
 from jaxdiff.data.images import MOVING, write_animation
 from jaxdiff.evaluation import size_of
-from jaxdiff.pixels import to_uint8
+from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.report import figures, results
 from jaxdiff.report.figures import Block
 from jaxdiff.report.tradeoff import said, tradeoff_of
@@ -249,7 +249,7 @@ def process(
     blocks, at = [], times[chosen]
     if real is not None:
         up = np.concatenate([[0.0], at[::-1][1:]])  # the grid ends at 0, or near to it
-        x0 = jnp.asarray(real["image"].astype(np.float32) / 127.5 - 1)
+        x0 = jnp.asarray(from_uint8(real["image"]))
         x = sampling.forward(x0, up, jax.random.key(pictures.seed), config=made.config)
         blocks.append(Block("forward: real images to noise", sampling.shown(x, up, config=made.config), up))
     blocks.append(Block("reverse: noise to pictures", sampling.shown(way[chosen], at, config=made.config), at))

@@ -12,7 +12,7 @@ from jaxdiff import operators, tasks
 from jaxdiff.cli.images import OfImages, Work, prepared
 from jaxdiff.cli.out import check_numbers
 from jaxdiff.on_images import Given
-from jaxdiff.pixels import to_uint8
+from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.samplers import draws_noise, remembers
 from jaxdiff.typing import Array, InputError
 
@@ -117,12 +117,12 @@ def restore(command: Annotated[Restore, tyro.conf.arg(name="")]) -> None:
     check_even(work)
     given: np.ndarray = work.images
     if command.degrade:
-        y = np.asarray(A(jnp.asarray(work.images.astype(np.float32) / 127.5 - 1)))
+        y = np.asarray(A(jnp.asarray(from_uint8(work.images))))
         noise = np.random.default_rng(command.seed).standard_normal(y.shape)
         given = (y + (command.noise or 0) * noise).astype(np.float32)
     clip = work.made.config.sample.clip
     drawn = work.draw(lambda some: command.restored(some, A, clip=clip), given=given, clip=False)
-    wide = given if given.dtype == np.float32 else given.astype(np.float32) / 127.5 - 1
+    wide = from_uint8(given)
     enlarged = np.asarray(A.pinv(jnp.asarray(wide, jnp.float32)))
     if command.degrade:
         found = {"restored": drawn[0], **({"mean_of_the_draws": drawn.mean(0)} if len(drawn) > 1 else {})}
@@ -172,7 +172,7 @@ def denoise(command: Annotated[Denoise, tyro.conf.arg(name="")]) -> None:
         raise InputError(
             f"--sampler {work.made.config.sample.sampler}: has one grid for all images; give their --noise"
         )
-    real = work.images.astype(np.float32) / 127.5 - 1
+    real = from_uint8(work.images)
     given = real
     if command.degrade is not None:
         noise = np.random.default_rng(command.seed).standard_normal(real.shape)

@@ -18,7 +18,7 @@ from jaxdiff.config import Config, Data
 from jaxdiff.data import Source
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import size_of
-from jaxdiff.pixels import to_uint8
+from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.typing import InputError, PyTree
 
 
@@ -108,7 +108,7 @@ def super_resolution(
 
 def low_pictures(config: Config, source: Source, index: np.ndarray, *, reduce: bool) -> np.ndarray:
     """Small pictures in [-1, 1], float32 `[B, h, w, C]`: those of a source, or made of its large ones."""
-    found = source.gather(index)["image"].astype(np.float32) / 127.5 - 1
+    found = from_uint8(source.gather(index)["image"])
     return np.asarray(build.lowered(config, jnp.asarray(found))) if reduce else found
 
 
