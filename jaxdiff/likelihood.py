@@ -12,7 +12,7 @@ Nats become bits in `likelihood_terms.bits_per_dim` only.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxdiff.likelihood_terms import bits_per_dim, gaussian_log_prob, prior_term
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.ode import Solver, integrate, scale_clock, straight_slope
 from jaxdiff.process import Variance, q_sample
-from jaxdiff.samplers.base import check_times
+from jaxdiff.samplers.loop import check_times
 from jaxdiff.schedules import as_float, check_monotone, check_whole, expand, require
 from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
 
@@ -92,7 +92,7 @@ def vlb(
         term = vlb_term(x0, x_t, s, t, prediction, schedule=schedule, variance=variance, bins=bins)
         return None, (term, _mse(prediction.x0, x0), _mse(prediction.eps, eps))
 
-    steps = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
+    steps: Any = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
     _, (terms, x0_mse, eps_mse) = jax.lax.scan(body, None, steps)
     prior = prior_term(x0, schedule=schedule)
     return {

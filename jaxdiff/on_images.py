@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import build, sampling
@@ -104,7 +103,7 @@ def in_batches(
       InputError: a picture is NaN or infinite.
     """
     sampler, grid, scale, temperature, _ = sampling.settings(config)
-    grid = grid if times is None else jnp.asarray(times, jnp.float32)
+    grid = grid if times is None else np.asarray(times, np.float32)
     num = len(images)
     wide = from_uint8(images)
 

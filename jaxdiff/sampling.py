@@ -195,12 +195,12 @@ def cycle(labels: Sequence[int], num: int) -> np.ndarray:
     return np.resize(np.asarray(labels, np.int32), num)
 
 
-def settings(config: Config) -> tuple[Any, Array, Array | None, Array, Noise | None]:
+def settings(config: Config) -> tuple[Any, np.ndarray, Array | None, Array, Noise | None]:
     """`config.sample` as `generate` takes it: the sampler, the times, the scale of guidance, the temperature, and the
     noise that pictures start from."""
     schedule, sample = build.schedule(config.diffusion), config.sample
     scale = None if sample.guidance == 1 else jnp.float32(sample.guidance)
-    times = jnp.asarray(build.times(sample, schedule), jnp.float32)
+    times = np.asarray(build.times(sample, schedule), np.float32)
     noise = None
     if sample.truncation is not None or sample.start_scale != 1:
         limit = math.inf if sample.truncation is None else sample.truncation

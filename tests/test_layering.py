@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "config": ["typing", "config"],
     "build": [*CORE, *ABOVE, "tasks", "models", "data", "train", "config", "build"],
     "sampling": [*CORE, *ABOVE, "tasks", "flops", "pixels", "config", "build"],
+    "stepwise": ["typing", "noise", "samplers"],
     "on_images": ["typing", "noise", "pixels", "config", "build", "sampling"],
     "cascades": [*CORE, "tasks", "pixels", "config", "build", "sampling"],
     "pretrained": ["typing", "schedules", "denoise", "models", "config", "build", "files", "pretrained"],
@@ -83,6 +84,20 @@ MAY_IMPORT = {
     ],
     "serving": ["typing", "pixels"],
     "export": ["typing", "samplers", "config", "build", "sampling", "weights", "files", "serving"],
+    "app": [
+        "app",
+        "typing",
+        "noise",
+        "process",
+        "samplers",
+        "tasks",
+        "stepwise",
+        "pixels",
+        "config",
+        "build",
+        "sampling",
+        "data",
+    ],
     "report": ["typing", "files", "losses", "report"],
     "cli": [
         "cli",
@@ -103,6 +118,7 @@ MAY_IMPORT = {
         "on_images",
         "cascades",
         "export",
+        "app",
         "evaluation",
         "metrics",
         "features",
@@ -129,6 +145,7 @@ THIRD_PARTY = {  # rooms that may import more than jax and numpy
     "weights": {"safetensors"},
     "pretrained": {"flax", "safetensors"},
     "report": {"tensorboardX", "tqdm", "matplotlib", "wandb"},
+    "app": {"anyio", "fastapi", "gradio", "PIL", "pydantic", "starlette", "uvicorn"},
     "cli": {"jaxlib", "tyro", "tqdm"},
 }
 
@@ -171,7 +188,17 @@ def test_no_jit_pmap_or_print_below_the_scripts():
     make programs."""
     for path in FILES:
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-        if room(path) not in ("train", "sampling", "on_images", "build", "evaluation", "export", "serving"):
+        if room(path) not in (
+            "train",
+            "sampling",
+            "on_images",
+            "build",
+            "evaluation",
+            "export",
+            "serving",
+            "stepwise",
+            "app",
+        ):
             assert not calls & {"jax.jit", "jax.pmap", "jax.lax.pmean"}, path
         if room(path) != "cli":
             assert "print" not in calls, path

@@ -238,7 +238,7 @@ def test_repaint_is_algorithm_1():
     )
     times = jnp.asarray(timesteps.trailing(T, T=T)[samplers.time_travel(T, jump_length=1, resamplings=U)])
     start = prior(KEY, (1, 2), schedule=schedule, noise=constant)
-    ours = samplers.run(KEY, predict, inside, times, start)
+    ours = samplers.run(KEY, predict, samplers.Way(inside, times, start))
     np.testing.assert_allclose(ours[0], x, atol=2e-5)
 
 

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jaxdiff.samplers.base import History, State, draws_noise, run, sample
+from jaxdiff.samplers.base import History, State, draws_noise
 from jaxdiff.samplers.chain import Chain
 from jaxdiff.samplers.ddim import DDIM, Euler, EulerAncestral, invert
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
 from jaxdiff.samplers.langevin import AnnealedLangevin, LangevinCorrector
 from jaxdiff.samplers.linear_multistep import LMS, PNDM
+from jaxdiff.samplers.loop import Way, one_step, run, sample
 from jaxdiff.samplers.mala import MALA
 from jaxdiff.samplers.ode import ODE
 from jaxdiff.samplers.renoise import EDM, Ancestral, Churn
@@ -85,9 +86,11 @@ __all__ = [
     "SelfConditioning",
     "State",
     "UniPC",
+    "Way",
     "check_resampling",
     "draws_noise",
     "invert",
+    "one_step",
     "remembers",
     "run",
     "sample",

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxdiff.noise import white_noise
 from jaxdiff.process import transition
-from jaxdiff.samplers.base import OneStep, State, check_number, check_times, run
+from jaxdiff.samplers.base import OneStep, State, check_number
+from jaxdiff.samplers.loop import Way, check_times, run
 from jaxdiff.schedules import as_float, check_monotone, check_whole, expand, safe_sqrt
 from jaxdiff.typing import Array, Denoiser, Noise, Schedule
 
@@ -147,5 +148,5 @@ def invert(
     check_monotone(schedule)
     check_whole("corrections", corrections, 0)
     sampler, grid = _Inverse(schedule, corrections), check_times(times)[::-1]
-    latent: Array = run(jax.random.key(0), denoise, sampler, grid, as_float(x)).astype(x.dtype)
+    latent: Array = run(jax.random.key(0), denoise, Way(sampler, grid, as_float(x))).astype(x.dtype)
     return latent

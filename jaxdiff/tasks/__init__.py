@@ -6,9 +6,9 @@ below: `guidance`, `samplers`, `process`, `likelihood`.
 
 from jaxdiff.tasks import anomaly
 from jaxdiff.tasks.edit import edited, from_noised, generated, transfer
-from jaxdiff.tasks.inpaint import inpaint
+from jaxdiff.tasks.inpaint import inpaint, inpainting_way, with_known
 from jaxdiff.tasks.interpolate import between_latents, between_noised
-from jaxdiff.tasks.remove_noise import estimate_noise, posterior_mean, posterior_samples, time_of_noise
+from jaxdiff.tasks.remove_noise import estimate_noise, posterior_mean, posterior_samples, posterior_way, time_of_noise
 from jaxdiff.tasks.restore import METHODS, Method, restore
 from jaxdiff.tasks.super_resolution import cascade, super_resolve
 
@@ -24,10 +24,13 @@ __all__ = [
     "from_noised",
     "generated",
     "inpaint",
+    "inpainting_way",
     "posterior_mean",
     "posterior_samples",
+    "posterior_way",
     "restore",
     "super_resolve",
     "time_of_noise",
     "transfer",
+    "with_known",
 ]

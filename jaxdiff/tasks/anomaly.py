@@ -20,7 +20,7 @@ from jaxdiff.losses import Distance, square
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import sample
-from jaxdiff.samplers.base import check_times
+from jaxdiff.samplers.loop import check_times
 from jaxdiff.schedules import as_float, check_whole, require
 from jaxdiff.timesteps import user
 from jaxdiff.typing import Array, Denoiser, InputError, Noise, Sampler, Schedule

@@ -3,11 +3,12 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.noise import fold_in, per_example
 from jaxdiff.process import prior
-from jaxdiff.samplers import Replacement, check_resampling, run, time_travel
-from jaxdiff.samplers.base import check_times
+from jaxdiff.samplers import Replacement, Way, check_resampling, run, time_travel
+from jaxdiff.samplers.loop import check_times
 from jaxdiff.schedules import check_monotone
 from jaxdiff.typing import Array, Denoiser
 
@@ -19,7 +20,7 @@ def inpaint(
     mask: Array,
     *,
     sampler: Any,
-    times: Array,
+    times: Array | np.ndarray,
     jump_length: int = 10,
     resamplings: int = 1,
     temperature: Array | float = 1.0,
@@ -58,13 +59,50 @@ def inpaint(
 
     Source: Lugmayr et al. 2022 (arXiv 2201.09865), Algorithm 1 and appendix B.
     """
+    keys = per_example(key, known.shape[0])
+    way = inpainting_way(
+        fold_in(keys, 0), known, mask, sampler=sampler, times=times, jump_length=jump_length, resamplings=resamplings
+    )
+    return with_known(run(fold_in(keys, 1), denoise, way, temperature=temperature), known, mask)
+
+
+def inpainting_way(
+    key: Array,
+    known: Array,
+    mask: Array,
+    *,
+    sampler: Any,
+    times: Array | np.ndarray,
+    jump_length: int = 10,
+    resamplings: int = 1,
+) -> Way:
+    """What `inpaint` runs, for those who run it themselves, step by step say; its end goes through `with_known`.
+
+    Args:
+      key: one typed key, or keys `[B]`, of the start alone.
+      known: as of `inpaint`, like the others.
+
+    Returns:
+      the sampler with replacement inside, the times `[m + 1]`, which may also rise, and the start.
+
+    Raises:
+      InputError: as `inpaint`.
+    """
     check_monotone(sampler.schedule)
     times = check_times(times)
-    steps = times.shape[0] - 1
     check_resampling(sampler, resamplings)
-    path = time_travel(steps, jump_length=jump_length, resamplings=resamplings)
+    path = time_travel(times.shape[0] - 1, jump_length=jump_length, resamplings=resamplings)
     keys = per_example(key, known.shape[0])
-    x = prior(fold_in(keys, 0), known.shape, schedule=sampler.schedule, t=times[0]).astype(known.dtype)
-    inside = Replacement(sampler, known, mask)
-    x = run(fold_in(keys, 1), denoise, inside, times[path], x, temperature=temperature)
+    x = prior(keys, known.shape, schedule=sampler.schedule, t=times[0]).astype(known.dtype)
+    return Way(Replacement(sampler, known, mask), times[path], x)
+
+
+def with_known(x: Array, known: Array, mask: Array) -> Array:
+    """`known` where the mask is 1, else x.
+
+    Args:
+      x: `[B, H, W, C]`, like the others, which broadcast.
+      known: the picture.
+      mask: 1 or 0.
+    """
     return jnp.where(jnp.broadcast_to(mask, x.shape) > 0, known, x)

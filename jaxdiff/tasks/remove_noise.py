@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.noise import per_example
-from jaxdiff.samplers import remembers, run
+from jaxdiff.samplers import Way, remembers, run
 from jaxdiff.samplers.base import concrete
 from jaxdiff.schedules import Discrete, as_float, check_whole, expand, require, time_at_log_snr
 from jaxdiff.typing import Array, Denoiser, Schedule
@@ -125,14 +125,34 @@ def posterior_samples(
 
     Source: Kawar et al. 2021 (arXiv 2101.09552), section 3.
     """
+    keys = per_example(key, y.shape[0])
+    return jnp.asarray(run(keys, denoise, posterior_way(y, std, sampler=sampler, steps=steps), temperature=temperature))
+
+
+def posterior_way(y: Array, std: Array | float, *, sampler: Any, steps: int) -> Way:
+    """What `posterior_samples` runs, for those who run it themselves, step by step say.
+
+    Args:
+      y: as of `posterior_samples`, like the others.
+      std: of the noise.
+      sampler: how to step.
+      steps: of the grid.
+
+    Returns:
+      the sampler, the times `[steps + 1]`, or of each picture `[steps + 1, B]`, and the start.
+
+    Raises:
+      InputError: as `posterior_samples`.
+    """
     check_whole("steps", steps)
     schedule = sampler.schedule
     t = time_of_noise(std, schedule=schedule)
     require(t.ndim == 0 or not remembers(sampler), f"{type(sampler).__name__}: has one grid for all; give one std")
-    first = _first(schedule)
-    share = jnp.arange(steps, dtype=t.dtype) / (max(steps - 1, 1) if first else steps)
-    wide = (-1, *(1,) * t.ndim)
-    down = t[None] + share.reshape(wide) * (first - t)[None]
-    times = jnp.concatenate([down, jnp.zeros_like(down[:1])])
     x = expand(schedule.alpha(t), y) * y
-    return jnp.asarray(run(per_example(key, y.shape[0]), denoise, sampler, times, x, temperature=temperature))
+    first, values = _first(schedule), concrete(t)
+    xp: Any = jnp if values is None else np  # numpy where it can be: another number of steps then compiles nothing
+    start = t if values is None else values
+    share = xp.arange(steps, dtype=start.dtype) / (max(steps - 1, 1) if first else steps)
+    wide = (-1, *(1,) * start.ndim)
+    down = start[None] + share.reshape(wide) * (first - start)[None]
+    return Way(sampler, xp.concatenate([down, xp.zeros_like(down[:1])]), x)
