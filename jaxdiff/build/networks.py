@@ -119,6 +119,11 @@ def model(
     return denoise.at_scaled_time(apply, scale=1000 * config.diffusion.step_scale)
 
 
+def knows_none(config: Config) -> bool:
+    """Whether the network was trained to be told no label."""
+    return config.model.null_label and config.train.label_dropout > 0
+
+
 def denoiser(
     config: Config, spec: Spec, params: PyTree, labels: Array | None, *, image: Array | None = None
 ) -> Denoiser:

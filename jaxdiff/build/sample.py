@@ -1,15 +1,17 @@
 """Samplers and their time grids."""
 
+import dataclasses
 import importlib.util
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxdiff import samplers, schedules, timesteps
+from jaxdiff.build import diffusion
 from jaxdiff.build.names import named
-from jaxdiff.config import Config, Sample
+from jaxdiff.config import Config, Sample, check
 from jaxdiff.typing import InputError, Schedule
 
 SPACINGS: dict[str, Callable[..., np.ndarray]] = {
@@ -36,6 +38,35 @@ def check_unused(sample: Sample, given: Sequence[str]) -> None:
     for name in given:
         if name not in own:
             raise InputError(f"--{name}: the sampler {sample.sampler} has no {name}")
+
+
+def with_sample(config: Config, given: Mapping[str, Any]) -> Config:
+    """The config with other settings of sampling, checked as `sampler` and `times` will take them.
+
+    Args:
+      config: of a run, or of an imported network.
+      given: those of `config.sample` that differ, by name.
+
+    Raises:
+      InputError: a setting that none can be, or that the sampler does not have: it would be ignored.
+
+    >>> with_sample(Config(), {"steps": 20}).sample.steps
+    20
+    """
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
+    try:
+        check(config)
+    except InputError as error:
+        raise InputError(str(error).replace("--sample.", "--")) from None
+    schedule = diffusion.schedule(config.diffusion)
+    check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
+    if "temperature" in given and not samplers.draws_noise(sampler(config, schedule)):
+        raise InputError(
+            f"--temperature: {config.sample.sampler}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta "
+            "1, or --start-scale, which is of the noise it starts from"
+        )
+    times(config.sample, schedule)
+    return config
 
 
 def sampler(config: Config, alphas: Schedule) -> Any:

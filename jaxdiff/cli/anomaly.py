@@ -16,7 +16,7 @@ from jaxdiff import build, evaluation
 from jaxdiff.cli.anomaly_images import Images, Some, classes_of, normal_of, some_of
 from jaxdiff.cli.compared import bar, check_files, refuse_others, sha256_of
 from jaxdiff.cli.out import check_file, check_numbers, made_by, save, writing
-from jaxdiff.cli.pictures import Pictures, Prepared, knows_none, prepare
+from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.config import to_dict
 from jaxdiff.files import write_atomically
 from jaxdiff.metrics import Normal, auroc
@@ -179,7 +179,7 @@ def _check_outputs(out: Path, score: Score, heat_map: Path | None, shown: int) -
 def _check_network(made: Prepared) -> None:
     if made.latents:
         raise InputError("this network makes latents for an autoencoder: it knows no images")
-    if made.spec.num_classes is not None and not knows_none(made.config):
+    if made.spec.num_classes is not None and not build.knows_none(made.config):
         raise InputError(
             "this network was never trained without a label, and the images' are not known; train with "
             "--train.label-dropout 0.1, or without labels (--data.no-labels)"

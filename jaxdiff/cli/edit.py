@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxdiff import tasks, timesteps
+from jaxdiff import build, tasks, timesteps
 from jaxdiff.cli.images import OfImages, Work, prepared
-from jaxdiff.cli.pictures import Pictures, knows_none, prepare
+from jaxdiff.cli.pictures import Pictures, prepare
 from jaxdiff.on_images import Given
 from jaxdiff.typing import Array, InputError
 from jaxdiff.weights import SUFFIX
@@ -203,7 +203,7 @@ def _of_both(work: Work, pairs: int) -> np.ndarray | None:
     if work.labels is None:
         return None
     a, b = (work.labels[i : 2 * pairs : 2] for i in (0, 1))
-    if not knows_none(work.made.config) and (a != b).any():
+    if not build.knows_none(work.made.config) and (a != b).any():
         raise InputError("the two images of a pair have different labels, and this network must be told one: --labels")
     return np.where(a == b, a, np.int32(work.made.spec.num_classes or 0))
 

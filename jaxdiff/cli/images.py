@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from jaxdiff import build, cascades, on_images
 from jaxdiff.cli.out import check_numbers, writing
-from jaxdiff.cli.pictures import Pictures, Prepared, knows_none, prepare
+from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.config import Config, Data
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import labels_of, size_of
@@ -221,7 +221,7 @@ def prepared(
     if made.latents:
         raise InputError("this network makes latents for an autoencoder, which are no pictures")
     for one in every:
-        if one.labels is not None and (one.labels == one.spec.num_classes).any() and not knows_none(one.config):
+        if one.labels is not None and (one.labels == one.spec.num_classes).any() and not build.knows_none(one.config):
             raise InputError("this network was never trained without a label: say what the pictures show by --labels")
     expected = shape(made.spec.image_shape)
     if source.image_shape != expected:

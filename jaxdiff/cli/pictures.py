@@ -15,7 +15,6 @@ from jaxdiff import config as configs
 from jaxdiff.cli.common import Words, load_classifier, load_pretrained, read_run, warn_of_signal
 from jaxdiff.config import Config
 from jaxdiff.pretrained import GuidedClassifier
-from jaxdiff.samplers import draws_noise
 from jaxdiff.train.parallel import replicate
 from jaxdiff.typing import InputError, PyTree, Schedule
 from jaxdiff.weights import SUFFIX
@@ -147,14 +146,8 @@ def prepare(
     }
     if pictures.dtype is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=pictures.dtype))
-    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
-    try:
-        configs.check(config)
-    except InputError as error:
-        raise InputError(str(error).replace("--sample.", "--")) from None
+    config = build.with_sample(config, given)
     schedule = build.schedule(config.diffusion)
-    _check_options(config, given, build.sampler(config, schedule))
-    build.times(config.sample, schedule)
     warn_of_signal(schedule)
     guide = _classifier(pictures, config, spec, schedule)
     chosen = None if spec.num_classes is None else by_class(spec.num_classes)
@@ -179,11 +172,6 @@ def prepare(
         return sampling.paths(program, config, params, key, labels, num=num, guide=strength())
 
     return Prepared(config, spec, labels, latents, guide, generate, strength, load, draw, path)
-
-
-def knows_none(config: Config) -> bool:
-    """Whether the network was trained to be told no label."""
-    return config.model.null_label and config.train.label_dropout > 0
 
 
 def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple[str, PyTree]], bool]:
@@ -214,17 +202,6 @@ def _network(pictures: Pictures) -> tuple[Config, build.Spec, Callable[[], tuple
         loaded = load_pretrained(path, pictures.pretrained_options)
         return loaded.config, loaded.spec, lambda: (path.name, replicate(loaded.params)), loaded.latents
     raise InputError("give either --run FOLDER, of train.py, or --pretrained PATH, of another library")
-
-
-def _check_options(config: Config, given: dict[str, Any], sampler: Any) -> None:
-    """An option that the sampler does not have would be ignored: say so instead."""
-    build.check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
-    if "temperature" in given and not draws_noise(sampler):
-        name = config.sample.sampler
-        raise InputError(
-            f"--temperature: {name}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta 1, or "
-            "--start-scale, which is of the noise it starts from"
-        )
 
 
 def _classifier(pictures: Pictures, config: Config, spec: build.Spec, schedule: Schedule) -> GuidedClassifier | None:
