@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tyro.extras import SubcommandApp
 
 from jaxdiff.cli.anomaly import anomaly
+from jaxdiff.cli.app import app as web_app
 from jaxdiff.cli.augment import augment
 from jaxdiff.cli.checkpoint import checkpoint
 from jaxdiff.cli.common import say_errors
@@ -25,6 +26,7 @@ app.command(checkpoint, name="checkpoint", help="List, verify or export a run's 
 app.command(ema)
 app.command(evaluate)
 app.command(export)
+app.command(name="app")(web_app)
 app.command(statistics)
 for task in (inpaint, restore, super_resolution, denoise, variations, transfer, edit, interpolate, anomaly, augment):
     app.command(task)

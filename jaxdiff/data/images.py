@@ -1,5 +1,6 @@
 """Images at the border: grids, and pictures in files."""
 
+import io
 import os
 import re
 import tempfile
@@ -56,9 +57,19 @@ def write_png(path: Path, image: np.ndarray) -> None:
 def write_picture(path: Path, image: np.ndarray, *, kind: str, quality: int | None = None) -> None:
     """uint8 `[H, W, C]` as a file: `png` of 1 to 4 channels; `jpeg` of 1 or 3, `webp` of 1, 3 or 4, of a quality from 1
     to 100, default 95."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     options = {} if kind == "png" else {"quality": QUALITY if quality is None else quality}
-    write_atomically(path, lambda file: picture.save(file, format=kind, **options))
+    write_atomically(path, lambda file: _pillow(image).save(file, format=kind, **options))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """uint8 `[H, W, C]`, C = 1 to 4, as the bytes of a PNG file."""
+    file = io.BytesIO()
+    _pillow(image).save(file, format="png")
+    return file.getvalue()
+
+
+def _pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -80,7 +91,7 @@ def write_animation(path: Path, frames: np.ndarray, *, milliseconds: int = 100, 
     """
     if not len(frames):
         raise InputError(f"{path}: an animation of no frames; give at least one")
-    pictures = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
+    pictures = [_pillow(frame) for frame in frames]
     durations = [hold if i in (0, len(frames) - 1) else milliseconds for i in range(len(frames))]
     kind, options = ("GIF", {"optimize": False}) if path.suffix.lower() == ".gif" else ("PNG", {"default_image": False})
 

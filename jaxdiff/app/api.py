@@ -1,0 +1,133 @@
+"""The HTTP API: the same jobs as the page's, in the same line."""
+
+import io
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from jaxdiff.app.limits import BusyError, TooLargeError
+from jaxdiff.app.line import Line, worked
+from jaxdiff.app.model import Job, Model, Settings
+from jaxdiff.data.images import encode_png, grid
+from jaxdiff.typing import InputError
+
+
+class Wanted(Settings):
+    """Settings, and the form of the answer."""
+
+    format: Literal["png", "npz"] = Field(
+        default="png", description="A picture, several as a grid; or arrays `images` (uint8 NHWC) and `labels`."
+    )
+
+
+class Inpainting(Wanted):
+    """A form with two files."""
+
+    image: UploadFile = Field(description="Of which a part is painted anew.")
+    mask: UploadFile = Field(description="White where; as large as the image or as the network's pictures.")
+    jump_length: int | None = Field(default=None, description="Of RePaint: the steps that it goes back up; default 10.")
+    resamplings: int = Field(default=10, description="Of RePaint: how often each piece of the way is gone.")
+
+
+class Denoising(Wanted):
+    """A form with a file."""
+
+    image: UploadFile = Field(description="With white noise.")
+    noise: float | None = Field(
+        default=None, description="Its standard deviation, 1 is 127.5 grey levels; none: estimated."
+    )
+    mean: bool = Field(default=False, description="The posterior mean in place of draws from the posterior.")
+
+
+FILES = Form(media_type="multipart/form-data")
+
+
+def router(model: Model, line: Line) -> APIRouter:
+    """The routes below /api."""
+    api = APIRouter(prefix="/api")
+
+    @api.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the app lives, and how many requests are here."""
+        return {"ok": True, "requests": len(line.tickets)}
+
+    @api.get("/model")
+    async def about() -> dict[str, Any]:
+        """The network, its defaults, and the limits."""
+        height, width, channels = model.spec.image_shape
+        return {
+            "name": model.name, "height": height, "width": width, "channels": channels,
+            "classes": model.spec.num_classes, "samplers": model.samplers, "limits": vars(model.limits),
+            "defaults": {name: getattr(model.config.sample, name) for name in ("sampler", "steps", "guidance")},
+        }  # fmt: skip
+
+    @api.post("/sample", response_class=Response)
+    async def sample(request: Request, wanted: Wanted) -> Response:
+        """Pictures from noise."""
+        return await _answer(request, line, model, model.sample(_settings(wanted)), wanted)
+
+    @api.post("/inpaint", response_class=Response)
+    async def inpaint(request: Request, wanted: Annotated[Inpainting, FILES]) -> Response:
+        """A part of an image anew, so that it fits the rest: RePaint."""
+        job = model.inpaint(
+            _settings(wanted), await wanted.image.read(), await wanted.mask.read(), jump_length=wanted.jump_length,
+            resamplings=wanted.resamplings,
+        )  # fmt: skip
+        return await _answer(request, line, model, job, wanted)
+
+    @api.post("/denoise", response_class=Response)
+    async def denoise(request: Request, wanted: Annotated[Denoising, FILES]) -> Response:
+        """An image without its white noise."""
+        job = model.denoise(_settings(wanted), await wanted.image.read(), noise=wanted.noise, mean=wanted.mean)
+        return await _answer(request, line, model, job, wanted)
+
+    return api
+
+
+def _settings(wanted: Wanted) -> Settings:
+    return Settings(**{name: getattr(wanted, name) for name in Settings.model_fields})
+
+
+async def _answer(request: Request, line: Line, model: Model, job: Job, wanted: Wanted) -> Response:
+    """The pictures of a job, when it was its turn; a client that has gone away ends it, or its waiting."""
+    pictures = None
+    async with line.join() as ticket:
+        async for _ in ticket.wait():
+            if await request.is_disconnected():
+                return Response(status_code=GONE)
+        async for frame in worked(job, seconds=model.limits.max_seconds):
+            pictures = frame.pictures
+            if await request.is_disconnected():
+                return Response(status_code=GONE)
+    assert pictures is not None
+    if wanted.format == "npz":
+        labels = np.full(len(pictures), -1, np.int32) if job.labels is None else job.labels
+        file = io.BytesIO()
+        np.savez_compressed(file, images=pictures, labels=labels)
+        return Response(file.getvalue(), media_type="application/octet-stream")
+    return Response(encode_png(pictures[0] if len(pictures) == 1 else grid(pictures)), media_type="image/png")
+
+
+GONE = 499
+"""Of an answer that nobody reads."""
+
+
+def explain(app: FastAPI) -> None:
+    """Errors as JSON, `{"detail": TEXT}`."""
+
+    @app.exception_handler(InputError)
+    async def wrong(_: Request, error: InputError) -> Response:
+        return JSONResponse({"detail": str(error)}, 413 if isinstance(error, TooLargeError) else 422)
+
+    @app.exception_handler(BusyError)
+    async def busy(_: Request, error: BusyError) -> Response:
+        return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "5"})
+
+    @app.exception_handler(RequestValidationError)
+    async def unread(_: Request, error: RequestValidationError) -> Response:
+        found = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
+        return JSONResponse({"detail": "; ".join(found[:10])}, 422)
