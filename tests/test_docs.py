@@ -8,9 +8,11 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import json
 import re
 import shlex
 import sys
+import tomllib
 import typing
 from pathlib import Path
 
@@ -86,6 +88,13 @@ def readme(folder):
     np.testing.assert_allclose([samples.mean(), samples.std()], [0, 1], atol=0.08)
 
 
+def app_page(folder):
+    """Of a run as the page has it; what it finds it asserts itself."""
+    (folder / "tiny.py").write_text(tiny.CONFIG)
+    train_main(shlex.split("--config tiny.py --run runs/digits --train.steps 2"))
+    assert run("docs/app.md")["frames"][-1].shape == (4, 8, 8, 1)
+
+
 def contributing(folder):
     """Euler in sigma/alpha is DDIM with eta = 0: another derivation of the same step."""
     euler = run("CONTRIBUTING.md")["Euler"]
@@ -132,6 +141,7 @@ def evaluation(folder):
 MORE = {  # what is held against theory beside what the page asserts itself
     "README.md": readme,
     "CONTRIBUTING.md": contributing,
+    "docs/app.md": app_page,
     "docs/samplers.md": samplers,
     "docs/networks.md": networks,
     "docs/training.md": training,
@@ -341,3 +351,23 @@ def test_the_reference_links_what_is_in_backticks_and_shows_examples():
     assert "[arXiv 2310.14189](https://arxiv.org/abs/2310.14189)" in shown
     weight = package["losses.simple"].docstring.value
     assert "[`weighting.min_snr`][jaxdiff.weighting.min_snr]" in docstrings.markdown(weight, package["losses.simple"])
+
+
+def test_the_container_is_made_of_what_there_is():
+    """What the Dockerfile copies is there and not ignored, its extras are ours, and its command line parses."""
+    lines = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text()).splitlines()
+    said = [line.split(" ", 1) for line in lines if line and line[0] != "#"]
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
+    copied = [name for word, rest in said if word == "COPY" for name in rest.split()[:-1]]
+    assert set(copied) == kept
+    assert all((ROOT / name).exists() for name in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = dict(said)["ARG"].split("=")[1].split(",")
+    assert set(extras) <= set(project["optional-dependencies"])
+    assert {project["readme"], *project["license-files"]} <= set(copied)
+    entry, command = (json.loads(dict(said)[word]) for word in ("ENTRYPOINT", "CMD"))
+    assert entry[0] in project["scripts"]
+    PROGRAMS["jaxdiff"]((*entry[1:], *command))
+    probe = json.loads(next(rest for word, rest in said if word == "HEALTHCHECK").partition("CMD ")[2])
+    assert f":{entry[-1]}/api/health" in probe[2]
+    assert dict(said)["EXPOSE"] == entry[-1]
