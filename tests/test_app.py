@@ -492,3 +492,29 @@ def test_what_is_not_installed_is_said(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused("--run", "x")
     assert "pip install 'jaxdiff[app]'" in capsys.readouterr().err
+
+
+def test_drawings_that_nobody_asks_for_are_forgotten(server, client):
+    """What a window sends before it asks, and never asks: by the hundred MB, and with a layer's number of 10^9."""
+    config = client.get("/config").json()
+    editor = next(one["id"] for one in config["components"] if one["type"] == "imageeditor")
+    before = server.memory
+
+    def send(name, kind, index, content):
+        fields = {
+            "id": name,
+            "type": kind,
+            "index": index,
+            "session_hash": "x",
+            "fn_name": "accept_blobs",
+        }
+        fields["component_id"] = str(editor)
+        answer = client.post("/gradio_api/component_server", data=fields, files={"files": ("x.png", content)})
+        assert answer.status_code == 200, answer.text
+
+    for i in range(150):
+        send(f"drawing {i}", "layer", "0", np.random.default_rng(i).bytes(1_900_000))
+    send("deep", "layer", str(10**9), b"x")
+    for i in range(50):
+        send(f"background {i}", "background", "null", bytes(1_900_000))
+    assert server.memory < before + 64 + 60

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from jaxdiff import build
 from jaxdiff.app import images
+from jaxdiff.app.editor import Editor
 from jaxdiff.app.limits import BusyError
 from jaxdiff.app.line import Line, worked
 from jaxdiff.app.model import Frame, Job, Model, Settings
@@ -47,6 +48,7 @@ def page(model: Model, line: Line) -> gr.Blocks:
             _inpaint(model, line)
         with gr.Tab("Denoise"):
             _denoise(model, line)
+    blocks.state_session_capacity = 1000  # visitors whose image is kept, the last ones
     blocks.queue(default_concurrency_limit=None, max_size=None, api_open=False)  # all wait in our line, with the API's
     return blocks  # type: ignore[no-any-return]  # of __enter__
 
@@ -73,9 +75,9 @@ def _inpaint(model: Model, line: Line) -> None:
             with gr.Row():
                 upload = gr.UploadButton("Upload an image", file_types=["image"])
                 own = gr.Button("Take one of the network's")
-            editor = gr.ImageEditor(
-                label="Draw over what is to be painted anew", type="numpy", image_mode="RGBA", format="png", sources=(),
-                transforms=(), layers=False, interactive=True, height=EDITED + 160,
+            editor = Editor(
+                label="Draw over what is to be painted anew", format="png", sources=(), transforms=(), layers=False,
+                interactive=True, height=EDITED + 160,
                 brush=gr.Brush(default_size=EDITED // 8, colors=["#ff3030"], color_mode="fixed"),
             )  # fmt: skip
             names, inputs = _controls(model, sampler="ddpm", num=4, of_image=True)
@@ -88,26 +90,27 @@ def _inpaint(model: Model, line: Line) -> None:
         return picture, {"background": _enlarged(picture), "layers": [], "composite": None}
 
     def uploaded(path: str) -> tuple[np.ndarray, Any]:
-        return show(_read(model, path))
+        found = images.opened(_bytes(path), "image", max_pixels=model.limits.max_pixels)
+        return show(images.as_pixels(found, "image", model.spec.image_shape))
 
-    async def drawn(*values: Any) -> tuple[np.ndarray, Any]:
+    async def made_one(*values: Any) -> tuple[np.ndarray, Any]:
         found = [x async for x in _frames(model, line, lambda: model.sample(_settings(shown, values)))]
         assert isinstance(found[-1], Frame)
         return show(found[-1].pictures[0])
 
-    async def run(image: np.ndarray | None, drawing: Any, resamplings: int, *values: Any) -> AsyncIterator[Outcome]:
+    async def run(image: np.ndarray | None, drawn: Any, resamplings: int, *values: Any) -> AsyncIterator[Outcome]:
         def job() -> Job:
             if image is None:
                 raise InputError("no image: upload one, or take one of the network's")
-            known = _known(drawing, model.spec.image_shape)
+            known = _known(drawn, model.spec.image_shape)
             return model.inpaint(_settings(names, values), image, known, resamplings=resamplings)
 
         async for outcome in _outcomes(model, line, job):
             yield outcome
 
-    upload.upload(_saying(uploaded), upload, [image, editor], **QUIET)
+    upload.upload(_saying(uploaded), upload, [image, editor], concurrency_limit=1, **QUIET)  # it decodes
     shown = [name for name in names if name in ("labels", "seed")]
-    own.click(drawn, [inputs[names.index(name)] for name in shown], [image, editor], **QUIET)
+    own.click(made_one, [inputs[names.index(name)] for name in shown], [image, editor], **QUIET)
     _runs(paint, stop, run, [image, editor, resamplings, *inputs], [watched, made])
 
 
@@ -132,7 +135,7 @@ def _denoise(model: Model, line: Line) -> None:
             given = _settings([n for n in names if n not in ("sampler", "steps")], [
                 value for name, value in zip(names, values) if name not in ("sampler", "steps")
             ]) if mean else _settings(names, values)  # fmt: skip
-            return model.denoise(given, _read(model, path), noise=None if estimated else noise, mean=mean)
+            return model.denoise(given, _bytes(path), noise=None if estimated else noise, mean=mean)
 
         async for outcome in _outcomes(model, line, job):
             yield outcome
@@ -232,21 +235,17 @@ def _plain(picture: np.ndarray) -> np.ndarray:
     return picture[..., 0] if picture.shape[2] == 1 else picture
 
 
-def _known(drawing: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def _known(drawn: np.ndarray | None, shape: tuple[int, int, int]) -> np.ndarray:
     """1 where nothing was drawn, `[H, W, 1]`."""
-    layers = [layer for layer in (drawing or {}).get("layers", []) if layer is not None]
-    if not layers:
+    if drawn is None or not drawn.any():
         raise InputError("nothing is drawn over the image: draw where it is to be painted anew")
-    over = np.max([layer[..., 3] for layer in layers], axis=0)
-    mask = Image.fromarray(over)
+    mask = Image.fromarray(drawn)
     return images.mask_of(mask, mask.size, shape)
 
 
-def _read(model: Model, path: str) -> np.ndarray:
-    """An image that was uploaded, as the network sees it."""
+def _bytes(path: str) -> bytes:
     with open(path, "rb") as file:
-        found = images.opened(file.read(), "image", max_pixels=model.limits.max_pixels)
-    return images.as_pixels(found, "image", model.spec.image_shape)
+        return file.read()
 
 
 def _saying(handler: Callable[..., Any]) -> Callable[..., Any]:
