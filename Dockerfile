@@ -1,7 +1,7 @@
 # The web app and the HTTP API of a trained run:
 #
 #   docker build -t jaxdiff .
-#   docker run -p 7860:7860 -v "$PWD/runs:/runs:ro" jaxdiff --run /runs/digits
+#   docker run --init -p 7860:7860 -v "$PWD/runs:/runs:ro" jaxdiff --run /runs/digits
 #
 # On NVIDIA GPUs: docker build --build-arg EXTRAS=app,cuda -t jaxdiff-cuda . and docker run --gpus all ...
 FROM python:3.12-slim

@@ -1,6 +1,11 @@
 """The jobs of the app against the functions that they are made of."""
 
+import asyncio
 import io
+import logging
+import re
+import threading
+from contextlib import aclosing, contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +16,9 @@ from PIL import Image
 
 from jaxdiff import InputError, build, runs, sampling, tasks
 from jaxdiff.app import Limits, images
-from jaxdiff.app.limits import TooLargeError
-from jaxdiff.app.model import Model, Settings
+from jaxdiff.app.limits import BusyError, TooLargeError
+from jaxdiff.app.line import Line, worked
+from jaxdiff.app.model import Frame, Job, Model, Settings
 from jaxdiff.data import digits
 from jaxdiff.noise import example_keys, fold_in
 from jaxdiff.pixels import from_uint8, to_uint8
@@ -167,7 +173,7 @@ def test_resampling_that_cannot_be_is_refused(model, image, numbers, message):
 
 
 def test_denoising_that_cannot_be_is_refused(model, image):
-    for noise in (0.0, -1.0, float("nan"), float("inf")):
+    for noise in (0.0, -1.0, float("nan"), float("inf"), 1e39):
         with pytest.raises(InputError, match="noise .*: expected a positive number"):
             model.denoise(Settings(), image, noise=noise)
     with pytest.raises(InputError, match="there is but one such picture"):
@@ -239,3 +245,167 @@ def test_masks():
         images.mask_of(opened(png(mask)), (32, 32), (8, 8, 1))
     with pytest.raises(InputError, match="nothing is to be painted"):
         images.mask_of(opened(png(np.zeros((8, 8), np.uint8))), (8, 8), (8, 8, 1))
+
+
+def jpeg_of_scans(scans):
+    """A progressive JPEG whose last scan is there so often."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(file, "jpeg", progressive=True)
+    whole = file.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * scans + whole[-2:]
+
+
+def test_a_jpeg_that_asks_for_thousands_of_passes_is_refused():
+    opened(jpeg_of_scans(1))
+    with pytest.raises(TooLargeError, match="a JPEG of more than 64 scans"):
+        opened(jpeg_of_scans(100))
+
+
+def turned(array):
+    """As a camera held upright writes it."""
+    file = io.BytesIO()
+    picture = Image.fromarray(np.rot90(array).copy())  # turned back by orientation 6
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(file, "png", exif=exif)
+    return file.getvalue()
+
+
+def test_an_image_that_exif_turns_has_the_mask_that_people_see():
+    picture, mask = np.zeros((20, 40), np.uint8), np.zeros((20, 40), np.uint8)
+    picture[:, :20], mask[:, :20] = 200, 255
+    image = opened(turned(picture))
+    assert images.upright_size(image) == (40, 20)
+    known = images.mask_of(opened(png(mask)), (40, 20), (8, 8, 1))
+    pixels = images.as_pixels(image, "image", (8, 8, 1))
+    np.testing.assert_array_equal(known[..., 0] == 0, pixels[..., 0] > 100)
+    np.testing.assert_array_equal(images.as_pixels(opened(turned(picture)), "image", (20, 40, 1))[..., 0], picture)
+
+
+def test_what_is_transparent_in_a_mask_is_kept():
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[:, :4] = 255
+    np.testing.assert_array_equal(images.mask_of(opened(png(mask)), (8, 8), (8, 8, 1)), LEFT)
+
+
+def test_a_mask_for_pictures_that_are_no_squares():
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:, :30] = 255
+    known = images.mask_of(opened(png(mask)), (60, 40), (4, 6, 1))
+    assert known[..., 0].tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+
+
+def test_defaults_of_resampling_fit_the_sampler_and_the_steps(model, image):
+    assert model.inpaint(Settings(steps=1), image, LEFT).steps == 1
+    assert model.inpaint(Settings(steps=3, sampler="unipc"), image, LEFT).steps == 3
+    assert model.inpaint(Settings(steps=3), image, LEFT).steps > 3
+
+
+def test_a_step_is_compiled_once(model):
+    """Not anew for what the first step returned, and for no other settings."""
+    twin = Model("twin", model.config, model.spec, model.params, LIMITS)
+    for settings in ({"sampler": "heun"}, {"sampler": "heun", "steps": 7, "seed": 4, "labels": [3], "guidance": 2.0}):
+        with count_compilations() as compiled:
+            of(twin.sample(Settings(**settings)))
+        assert [name for name in compiled if "step" in name] == (["jit(_step)"] if "seed" not in settings else [])
+    assert compiled == []
+
+
+@contextmanager
+def count_compilations():
+    """The names of all programs that are compiled meanwhile."""
+    found, before = [], jax.config.jax_log_compiles
+
+    class Reader(logging.Handler):
+        def emit(self, record):
+            if name := re.match(r"Compiling (\S+)", record.getMessage()):
+                found.append(name[1])
+
+    reader, logger = Reader(), logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(reader)
+    jax.config.update("jax_log_compiles", True)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(reader)
+        jax.config.update("jax_log_compiles", before)
+
+
+def line_of(at_once=1, waiting=2):
+    return Line(at_once=at_once, waiting=waiting)
+
+
+def slow_job(gate, steps=3):
+    def frames():
+        for i in range(steps + 1):
+            if i:
+                gate.wait(10)
+            yield Frame(i, np.zeros((1, 1, 1, 1), np.uint8))
+
+    return Job(steps, None, frames)
+
+
+def test_a_place_is_kept_until_the_step_has_ended_that_was_cancelled():
+    """A thread cannot be stopped: another one must not be begun beside it."""
+
+    async def scenario():
+        line, gate = line_of(), threading.Event()
+
+        async def work():
+            async with line.join(), aclosing(worked(slow_job(gate), seconds=60)) as frames:
+                async for _ in frames:
+                    pass
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await asyncio.sleep(0.3)
+        assert len(line.tickets) == 1
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert line.tickets == []
+
+    asyncio.run(scenario())
+
+
+def test_work_that_takes_too_long_is_ended():
+    """But for the first step, which may compile."""
+    gate, seen = threading.Event(), []
+
+    async def scenario():
+        async for frame in worked(slow_job(gate), seconds=0.2):
+            seen.append(frame.done)
+            gate.set()
+            await asyncio.sleep(0.3)
+
+    with pytest.raises(InputError, match="stopped after 0.2 s, 1 of 3 steps: ask for fewer"):
+        asyncio.run(scenario())
+    assert seen == [0, 1]
+
+
+def test_the_line_is_first_come_first_served():
+    async def scenario():
+        line, order = line_of(at_once=2, waiting=3), []
+
+        async def visit(i):
+            async with line.join() as ticket:
+                async for _ in ticket.wait(every=10):
+                    pass
+                order.append(i)
+                await asyncio.sleep(0.05)
+
+        tasks_ = [asyncio.create_task(visit(i)) for i in range(5)]
+        await asyncio.sleep(0)
+        assert [ticket.ahead for ticket in line.tickets] == [-2, -1, 0, 1, 2]
+        with pytest.raises(BusyError, match="5 requests are here already"):
+            line.join()
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*tasks_)
+        assert order == [0, 1, 2, 3, 4]
+        assert asyncio.get_running_loop().time() - began < 5  # nobody waited for the clock
+        assert line.tickets == []
+
+    asyncio.run(scenario())

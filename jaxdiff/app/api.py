@@ -1,9 +1,11 @@
 """The HTTP API: the same jobs as the page's, in the same line."""
 
 import io
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from anyio import to_thread
 from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -30,7 +32,7 @@ class Inpainting(Wanted):
     image: UploadFile = Field(description="Of which a part is painted anew.")
     mask: UploadFile = Field(description="White where; as large as the image or as the network's pictures.")
     jump_length: int | None = Field(default=None, description="Of RePaint: the steps that it goes back up; default 10.")
-    resamplings: int = Field(default=10, description="Of RePaint: how often each piece of the way is gone.")
+    resamplings: int | None = Field(default=None, description="Of RePaint: how often each piece is gone; default 10.")
 
 
 class Denoising(Wanted):
@@ -99,15 +101,20 @@ async def _answer(request: Request, line: Line, model: Model, job: Job, wanted: 
         async for _ in ticket.wait():
             if await request.is_disconnected():
                 return Response(status_code=GONE)
-        async for frame in worked(job, seconds=model.limits.max_seconds):
-            pictures = frame.pictures
-            if await request.is_disconnected():
-                return Response(status_code=GONE)
-    assert pictures is not None
-    if wanted.format == "npz":
-        labels = np.full(len(pictures), -1, np.int32) if job.labels is None else job.labels
+        async with aclosing(worked(job, seconds=model.limits.max_seconds)) as frames:
+            async for frame in frames:
+                pictures = frame.pictures
+                if await request.is_disconnected():
+                    return Response(status_code=GONE)
+        assert pictures is not None
+        return await to_thread.run_sync(_written, pictures, job.labels, wanted.format)
+
+
+def _written(pictures: np.ndarray, labels: np.ndarray | None, form: str) -> Response:
+    if form == "npz":
+        told = np.full(len(pictures), -1, np.int32) if labels is None else labels
         file = io.BytesIO()
-        np.savez_compressed(file, images=pictures, labels=labels)
+        np.savez_compressed(file, images=pictures, labels=told)
         return Response(file.getvalue(), media_type="application/octet-stream")
     return Response(encode_png(pictures[0] if len(pictures) == 1 else grid(pictures)), media_type="image/png")
 

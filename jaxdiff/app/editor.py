@@ -1,6 +1,5 @@
 """The editor that masks are drawn in: Gradio's, which would keep and decode whatever is sent to it."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -19,19 +18,25 @@ KEPT = 64 * 2**20
 """Bytes of drawings that were sent and not asked for yet, by closed windows say: the oldest are forgotten."""
 
 
-class Editor(gr.ImageEditor):
-    """An image to draw on; its value is the drawing alone, uint8 `[h, w]` from 0 to 255, None if there is none."""
+def editor(**options: Any) -> gr.ImageEditor:
+    """An image to draw on; its value is the drawing alone, uint8 `[h, w]` from 0 to 255, None if there is none.
 
-    is_template = True  # the browser shows it as its parent
+    An instance with other methods, not a class: beside the file of a component's class Gradio writes a stub.
 
-    def preprocess(self, payload: EditorData | None) -> np.ndarray | None:  # type: ignore[override]
+    Args:
+      options: of `gr.ImageEditor`.
+    """
+    made = gr.ImageEditor(**options)
+    keep, kept = made.accept_blobs, made.blob_storage
+
+    def preprocess(payload: EditorData | None) -> np.ndarray | None:
         if payload is None:
             return None
         if payload.id is None:
-            sent: Iterable[bytes | None] = (_read(layer.path) for layer in payload.layers[:MAX_LAYERS])
+            sent: list[bytes | None] = [images.content_of(layer.path) for layer in payload.layers[:MAX_LAYERS]]
         else:
-            kept = self.blob_storage.pop(payload.id, None)
-            sent = [] if kept is None else kept.layers
+            asked = kept.pop(payload.id, None)
+            sent = [] if asked is None else asked.layers
         try:
             drawn = [_alpha(content) for content in sent if content]
             if len({layer.shape for layer in drawn}) > 1:
@@ -41,25 +46,20 @@ class Editor(gr.ImageEditor):
         return np.max(drawn, axis=0) if drawn else None
 
     @server  # type: ignore[untyped-decorator]
-    def accept_blobs(self, data: AcceptBlobs) -> None:
-        """What a browser sends of a drawing before it asks for it; but for its layers it is thrown away."""
+    def accept_blobs(data: AcceptBlobs) -> None:
         kind, index = data.data["type"], str(data.data["index"])
-        if kind == "layer" and not (index.isdecimal() and int(index) < MAX_LAYERS):
-            return
-        if kind != "layer":
-            data = data.model_copy(update={"files": [("", b"")]})
-        super().accept_blobs(data)
-        while len(self.blob_storage) > 1 and sum(map(_size, self.blob_storage.values())) > KEPT:
-            del self.blob_storage[next(iter(self.blob_storage))]
+        if kind == "layer" and index.isdecimal() and int(index) < MAX_LAYERS:  # nothing else is asked for
+            keep(data)
+        while len(kept) > 1 and sum(map(_size, kept.values())) > KEPT:
+            del kept[next(iter(kept))]
+
+    made.preprocess = preprocess  # type: ignore[method-assign, assignment]
+    made.accept_blobs = accept_blobs
+    return made
 
 
 def _size(blobs: Any) -> int:
     return 1000 + sum(len(layer or b"") for layer in blobs.layers)
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _alpha(content: bytes) -> np.ndarray:

@@ -6,10 +6,18 @@ import numpy as np
 from PIL import Image
 
 from jaxdiff.app.limits import TooLargeError
-from jaxdiff.data.fit import fit
+from jaxdiff.data.fit import ORIENTATION, fit
 from jaxdiff.typing import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_SCANS = 64
+"""Of a JPEG: progressive ones have a dozen. Each is a pass over all pixels, and a small file can ask for thousands."""
+
+
+def content_of(path: str) -> bytes:
+    """Of a file that Gradio keeps of an upload."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def opened(content: bytes, what: str, *, max_pixels: int) -> Image.Image:
@@ -22,7 +30,7 @@ def opened(content: bytes, what: str, *, max_pixels: int) -> Image.Image:
 
     Raises:
       InputError: no image of `FORMATS`.
-      TooLargeError: more pixels.
+      TooLargeError: more pixels, or a JPEG of more scans than `MAX_SCANS`.
     """
     try:
         picture = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -33,7 +41,19 @@ def opened(content: bytes, what: str, *, max_pixels: int) -> Image.Image:
     width, height = picture.size
     if width * height > max_pixels:
         raise TooLargeError(f"{what}: {width}x{height} pixels; expected {max_pixels:,} at most")
+    if picture.format == "JPEG" and content.count(b"\xff\xda") > MAX_SCANS:
+        raise TooLargeError(f"{what}: a JPEG of more than {MAX_SCANS} scans; save it anew")
     return picture
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height as people see it, by EXIF's orientation."""
+    try:
+        turned = picture.getexif().get(ORIENTATION, 1) >= 5
+    except Exception:  # damaged EXIF spoils no pixel
+        turned = False
+    width, height = picture.size
+    return (height, width) if turned else (width, height)
 
 
 def as_pixels(picture: Image.Image, what: str, shape: tuple[int, int, int]) -> np.ndarray:
@@ -43,8 +63,9 @@ def as_pixels(picture: Image.Image, what: str, shape: tuple[int, int, int]) -> n
       InputError: a damaged image, or one that cannot be resized to pictures that are no squares.
     """
     height, width, channels = shape
-    if picture.size != (width, height) and height != width:
-        raise InputError(f"{what}: {picture.width}x{picture.height} pixels; expected {width}x{height}")
+    size = upright_size(picture)
+    if size != (width, height) and height != width:
+        raise InputError(f"{what}: {size[0]}x{size[1]} pixels; expected {width}x{height}")
     try:
         return fit(picture, size=height if height == width else None, channels=channels)
     except Exception as error:  # of damaged files Pillow raises many kinds
@@ -55,19 +76,23 @@ def mask_of(picture: Image.Image, image_size: tuple[int, int], shape: tuple[int,
     """1 where pixels are known, 0 where they are to be painted, which is white in the mask: float32 `[H, W, 1]`.
 
     Args:
-      picture: the mask, of the network's size, or as large as the image that it belongs to.
+      picture: the mask, of the network's size, or as large as the image that it belongs to; what is transparent in it
+        is not to be painted.
       image_size: of that, width and height.
       shape: of the network's pictures.
 
     Raises:
-      InputError: of another size; nothing to be painted.
+      InputError: of another size; a damaged image; nothing to be painted.
     """
     height, width, _ = shape
-    if picture.size not in ((width, height), image_size):
-        raise InputError(
-            f"mask: {picture.width}x{picture.height} pixels; expected {width}x{height}, or as many as the image has"
-        )
-    known = (as_pixels(picture, "mask", (height, width, 1)) < 128).astype(np.float32)
+    own = upright_size(picture)
+    if own not in ((width, height), image_size):
+        raise InputError(f"mask: {own[0]}x{own[1]} pixels; expected {width}x{height}, or as many as the image has")
+    levels = as_pixels(picture, "mask", (own[1], own[0], 4)).astype(np.float32)
+    white = Image.fromarray((levels[..., :3].mean(-1) * levels[..., 3] / 255).astype(np.uint8))
+    if height != width:  # of an image that was fitted to it, enlarged
+        white = white.resize((width, height), Image.Resampling.BOX)
+    known = (as_pixels(white, "mask", (height, width, 1)) < 128).astype(np.float32)
     if known.all():
         raise InputError("mask: nothing is to be painted; white is what is painted anew")
     return known

@@ -23,13 +23,15 @@ class Limits:
     max_steps: int = 1000
     """Of one request; those that RePaint goes again count."""
     max_seconds: float = 120.0
-    """Of one request, its waiting aside."""
+    """Of one request, from the end of its first step, which may compile."""
     max_pixels: int = 16_000_000
     """Of an image that is sent, whatever its file's size."""
     max_upload: int = 10
     """MiB of a request."""
+    max_arrival: float = 60.0
+    """Seconds in which a request must have come in whole."""
     at_once: int = 1
-    """Requests that are worked on at the same time, step by step in turn."""
+    """Requests that are worked on at the same time, each in a thread, at most 32; they share the device."""
     max_waiting: int = 32
     """Requests that wait; further ones are told to come again."""
     max_connections: int = 512
@@ -40,6 +42,8 @@ class Limits:
             value = getattr(self, field.name)
             if not value >= 1 and not (field.name == "max_waiting" and value == 0):
                 raise InputError(f"--{field.name.replace('_', '-')} {value}: expected at least 1")
+        if self.at_once > 32:
+            raise InputError(f"--at-once {self.at_once}: expected at most 32")
 
 
 class BusyError(Exception):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from types import TracebackType
 
@@ -55,9 +55,11 @@ class Ticket:
 
     async def wait(self, *, every: float = 0.5) -> AsyncIterator[int]:
         """How many are ahead, again and again, until it is its turn."""
-        while (ahead := self.ahead) >= 0:
+        while True:
+            self.moved.clear()  # before it is looked: what moves while somebody reads this is not missed
+            if (ahead := self.ahead) < 0:
+                return
             yield ahead
-            self.moved.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.moved.wait(), every)
 
@@ -72,14 +74,27 @@ class Ticket:
             ticket.moved.set()
 
 
-async def worked(job: Job, *, seconds: float) -> AsyncIterator[Frame]:
+async def worked(job: Job, *, seconds: float) -> AsyncGenerator[Frame, None]:
     """The frames of a job, each made in a thread when it is asked for: who asks no more has stopped it.
+
+    The time is counted from the first step's end, for that one may compile. One who is cancelled in a step waits for
+    its end, as a thread cannot be stopped: nobody else may take the place meanwhile.
 
     Raises:
       InputError: what the job raises; it takes longer.
     """
-    end, frames = time.monotonic() + seconds, job.frames()
-    while (frame := await to_thread.run_sync(next, frames, None)) is not None:
+    frames, end = job.frames(), float("inf")
+    while True:
+        step = asyncio.ensure_future(to_thread.run_sync(next, frames, None))
+        try:
+            frame = await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await asyncio.wait({step})
+            raise
+        if frame is None:
+            return
+        if frame.done == 1:
+            end = time.monotonic() + seconds
         yield frame
         if time.monotonic() > end and frame.done < job.steps:
             raise InputError(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,16 @@ from jaxdiff.app.limits import Limits
 from jaxdiff.config import Config
 from jaxdiff.noise import example_keys, fold_in, white_noise
 from jaxdiff.pixels import from_uint8, to_uint8
-from jaxdiff.samplers import Way, check_resampling, draws_noise, time_travel
+from jaxdiff.samplers import Way, check_resampling, draws_noise, remembers, time_travel
 from jaxdiff.typing import Array, Denoiser, InputError, Prediction, PyTree, Schedule
 
 OFFERED = ("ddim", "ddpm", "dpm_solver++", "unipc", "heun", "euler_ancestral")
 """Samplers, beside the network's own: each is compiled when it is first used, and stays."""
+
+
+LARGEST = 1000.0
+"""Of guidance, noise and the like: beyond it float32 overflows somewhere."""
+Number = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Settings(BaseModel):
@@ -29,12 +34,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    labels: tuple[int, ...] = Field(default=(), description="In turn, -1 none; default all, of an image none.")
-    guidance: float | None = Field(default=None, description="Classifier-free guidance scale; 1 none.")
-    sampler: str | None = Field(default=None, description="Its name, of those that GET /api/model names.")
+    labels: tuple[int, ...] = Field(
+        default=(), max_length=1000, description="In turn, -1 none; default all, of an image none."
+    )
+    guidance: Number = Field(default=None, description="Classifier-free guidance scale; 1 none.")
+    sampler: str | None = Field(
+        default=None, max_length=100, description="Its name, of those that GET /api/model names."
+    )
     steps: int | None = Field(default=None, description="Steps of the grid.")
-    eta: float | None = Field(default=None, description="Of ddim: 0 deterministic, 1 ancestral.")
-    temperature: float | None = Field(default=None, description="Scales the noise that the sampler injects.")
+    eta: Number = Field(default=None, description="Of ddim: 0 deterministic, 1 ancestral.")
+    temperature: Number = Field(default=None, description="Scales the noise that the sampler injects.")
     seed: int = Field(default=0, description="Picture i is a function of the seed and i.")
     num: int = Field(default=1, description="How many pictures.")
 
@@ -119,7 +128,7 @@ class Model:
         mask: bytes | np.ndarray,
         *,
         jump_length: int | None = None,
-        resamplings: int = 10,
+        resamplings: int | None = None,
     ) -> Job:
         """Where the mask is white, the image anew, by RePaint: `tasks.inpaint`.
 
@@ -128,18 +137,22 @@ class Model:
           image: a file's bytes, or uint8 `[H, W, C]` of the network's size.
           mask: a file's bytes, or 1 where the image is known, else 0, `[H, W, 1]`.
           jump_length: as of `tasks.inpaint`; default 10, or all steps but one where there are no more.
-          resamplings: the same; 1 is replacement alone.
+          resamplings: the same; 1 is replacement alone, and the default where the sampler cannot go back up, or has but
+            one step; else 10.
 
         Raises:
           InputError: as `sample`; resampling that does not fit the sampler or the steps.
         """
         config, labels = self._config(settings, sampler="ddpm"), self._labels(settings, of_image=True)
         sampler, times, scale, temperature, _ = sampling.settings(config)
-        self._check_steps((len(times) - 1) * (resamplings if resamplings > 0 else 1))
-        check_resampling(sampler, resamplings)
-        if jump_length is None:
-            jump_length = max(1, min(10, len(times) - 2))
-        path = time_travel(len(times) - 1, jump_length=jump_length, resamplings=resamplings)
+        steps = len(times) - 1
+        goes = {
+            "jump_length": max(1, min(10, steps - 1)) if jump_length is None else jump_length,
+            "resamplings": (1 if steps == 1 or remembers(sampler) else 10) if resamplings is None else resamplings,
+        }
+        self._check_steps(steps * max(goes["resamplings"], 1))
+        check_resampling(sampler, goes["resamplings"])
+        path = time_travel(steps, **goes)
         self._check_steps(len(path) - 1)
 
         def frames(told: Array | None) -> Frames:
@@ -147,13 +160,16 @@ class Model:
             keys = fold_in(self._keys(settings), 0)
             wide = jnp.asarray(np.repeat(from_uint8(found)[None], len(keys), 0) * known)
             way = tasks.inpainting_way(
-                fold_in(keys, 0), wide, jnp.asarray(known[None]), sampler=sampler, times=times,
-                jump_length=jump_length, resamplings=resamplings,
-            )  # fmt: skip
+                fold_in(keys, 0), wide, jnp.asarray(known[None]), sampler=sampler, times=times, **goes
+            )
             states = self._states(fold_in(keys, 1), told, scale, way, temperature)
             for frame in self._watched(states, way.times):
-                last = frame.done == len(path) - 1
-                yield Frame(frame.done, np.where(known > 0, found, frame.pictures)) if last else frame
+                if frame.done == len(path) - 1:
+                    own, where = jnp.asarray(found[None]), jnp.asarray(known[None])
+                    painted = tasks.with_known(jnp.asarray(frame.pictures), own, where)
+                    yield Frame(frame.done, np.asarray(painted))
+                else:
+                    yield frame
 
         return self._job(len(path) - 1, settings, labels, frames)
 
@@ -172,8 +188,8 @@ class Model:
         Raises:
           InputError: as `sample`; a noise that is not positive; a sampler that draws none, for several draws.
         """
-        if noise is not None and not 0 < noise < np.inf:
-            raise InputError(f"noise {noise}: expected a positive number")
+        if noise is not None and not 0 < noise <= LARGEST:
+            raise InputError(f"noise {noise}: expected a positive number, {LARGEST:g} at most")
         no_guidance = {} if self.spec.num_classes is None else {"guidance": 1.0}
         config = self._config(settings, sampler="ddpm", **no_guidance)
         labels = self._labels(settings, of_image=True)
@@ -194,7 +210,7 @@ class Model:
             if mean:
                 x = _posterior_mean(self._denoiser(told, scale), y, jnp.float32(std), schedule=self.schedule)
                 yield Frame(0, found[None])
-                yield Frame(1, self._finite(to_uint8(np.asarray(x)), np.asarray(x)))
+                yield Frame(1, to_uint8(_finite(np.asarray(x))))
                 return
             way = tasks.posterior_way(y, std, sampler=sampler, steps=steps)
             yield from self._watched(self._states(keys, told, scale, way, temperature), way.times)
@@ -259,7 +275,7 @@ class Model:
         return Job(steps, labels, cut)
 
     def _denoiser(self, labels: Array | None, scale: Array | None) -> Denoiser:
-        denoise: Denoiser = Partial(_Guided(self), self.params, labels, scale)
+        denoise: Denoiser = Partial(_Guided(self.config, self.spec), self.params, labels, scale)
         return denoise
 
     def _states(
@@ -271,14 +287,9 @@ class Model:
         """Each state as pictures."""
         grid = np.asarray(times)
         for i, state in enumerate(states):
-            x = np.asarray(state.x)
-            shown = sampling.shown(x[None], grid[i : i + 1], config=self.config)[0]
-            yield Frame(i, self._finite(shown if i < len(grid) - 1 else to_uint8(x), x))
-
-    def _finite(self, pictures: np.ndarray, x: np.ndarray) -> np.ndarray:
-        if not np.isfinite(x).all():
-            raise InputError("the pictures are not finite: lower the guidance or the temperature")
-        return pictures
+            x = _finite(np.asarray(state.x))
+            last = i == len(grid) - 1
+            yield Frame(i, to_uint8(x) if last else sampling.shown(x[None], grid[i : i + 1], config=self.config)[0])
 
     def _image(self, image: bytes | np.ndarray) -> np.ndarray:
         if isinstance(image, np.ndarray):
@@ -293,18 +304,25 @@ class Model:
         height, width, _ = self.spec.image_shape
         size = (width, height)
         if isinstance(image, bytes):
-            size = images.opened(image, "image", max_pixels=self.limits.max_pixels).size
+            size = images.upright_size(images.opened(image, "image", max_pixels=self.limits.max_pixels))
         return images.mask_of(opened, size, self.spec.image_shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Guided:
-    """`sampling.guided` of a model: equal for the same one, so that JAX compiles a step of it once."""
+    """`sampling.guided` of a network: equal for the same one, so that JAX compiles a step of it once."""
 
-    model: Model
+    config: Config
+    spec: build.Spec
 
     def __call__(self, params: PyTree, labels: Array | None, scale: Array | None, x_t: Array, t: Array) -> Prediction:
-        return sampling.guided(self.model.config, self.model.spec, params, labels, scale)(x_t, t)
+        return sampling.guided(self.config, self.spec, params, labels, scale)(x_t, t)
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    if not np.isfinite(x).all():
+        raise InputError("the pictures are not finite: lower the guidance or the temperature")
+    return x
 
 
 @partial(jax.jit, static_argnames="schedule")

@@ -3,17 +3,19 @@
 import base64
 import html
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from anyio import to_thread
 from PIL import Image
 from pydantic import ValidationError
 
 from jaxdiff import build
 from jaxdiff.app import images
-from jaxdiff.app.editor import Editor
+from jaxdiff.app.editor import editor
 from jaxdiff.app.limits import BusyError
 from jaxdiff.app.line import Line, worked
 from jaxdiff.app.model import Frame, Job, Model, Settings
@@ -38,7 +40,7 @@ def page(model: Model, line: Line) -> gr.Blocks:
     """The page of a model, whose jobs wait in a line."""
     height, width, channels = model.spec.image_shape
     colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
-    with gr.Blocks(title=f"{model.name} - jaxdiff", analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
+    with gr.Blocks(title=f"{model.name} - jaxdiff", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         gr.Markdown(
             f"# {model.name}\nPictures of {width}x{height} pixels, {colour}. The same over HTTP: [/docs](/docs)."
         )
@@ -49,7 +51,7 @@ def page(model: Model, line: Line) -> gr.Blocks:
         with gr.Tab("Denoise"):
             _denoise(model, line)
     blocks.state_session_capacity = 1000  # visitors whose image is kept, the last ones
-    blocks.queue(default_concurrency_limit=None, max_size=None, api_open=False)  # all wait in our line, with the API's
+    blocks.queue(default_concurrency_limit=None, max_size=1000, api_open=False)  # all wait in our line, with the API's
     return blocks  # type: ignore[no-any-return]  # of __enter__
 
 
@@ -62,8 +64,9 @@ def _pictures(model: Model, line: Line) -> None:
         watched, made = _outcome()
 
     async def run(*values: Any) -> AsyncIterator[Outcome]:
-        async for outcome in _outcomes(model, line, lambda: model.sample(_settings(names, values))):
-            yield outcome
+        async with aclosing(_outcomes(model, line, lambda: model.sample(_settings(names, values)))) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
     _runs(make, stop, run, inputs, [watched, made])
 
@@ -75,7 +78,7 @@ def _inpaint(model: Model, line: Line) -> None:
             with gr.Row():
                 upload = gr.UploadButton("Upload an image", file_types=["image"])
                 own = gr.Button("Take one of the network's")
-            editor = Editor(
+            drawing = editor(
                 label="Draw over what is to be painted anew", format="png", sources=(), transforms=(), layers=False,
                 interactive=True, height=EDITED + 160,
                 brush=gr.Brush(default_size=EDITED // 8, colors=["#ff3030"], color_mode="fixed"),
@@ -90,13 +93,17 @@ def _inpaint(model: Model, line: Line) -> None:
         return picture, {"background": _enlarged(picture), "layers": [], "composite": None}
 
     def uploaded(path: str) -> tuple[np.ndarray, Any]:
-        found = images.opened(_bytes(path), "image", max_pixels=model.limits.max_pixels)
+        found = images.opened(images.content_of(path), "image", max_pixels=model.limits.max_pixels)
         return show(images.as_pixels(found, "image", model.spec.image_shape))
 
-    async def made_one(*values: Any) -> tuple[np.ndarray, Any]:
-        found = [x async for x in _frames(model, line, lambda: model.sample(_settings(shown, values)))]
-        assert isinstance(found[-1], Frame)
-        return show(found[-1].pictures[0])
+    async def made_one(*values: Any) -> AsyncIterator[tuple[Any, Any]]:
+        last: Frame | int = 0
+        async with aclosing(_frames(model, line, lambda: model.sample(_settings(shown, values)))) as frames:
+            async for found in frames:
+                last = found
+                yield gr.skip(), gr.skip()  # where one who went away is noticed
+        assert isinstance(last, Frame)
+        yield show(last.pictures[0])
 
     async def run(image: np.ndarray | None, drawn: Any, resamplings: int, *values: Any) -> AsyncIterator[Outcome]:
         def job() -> Job:
@@ -105,13 +112,16 @@ def _inpaint(model: Model, line: Line) -> None:
             known = _known(drawn, model.spec.image_shape)
             return model.inpaint(_settings(names, values), image, known, resamplings=resamplings)
 
-        async for outcome in _outcomes(model, line, job):
-            yield outcome
+        async with aclosing(_outcomes(model, line, job)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
-    upload.upload(_saying(uploaded), upload, [image, editor], concurrency_limit=1, **QUIET)  # it decodes
+    upload.upload(_saying(uploaded), upload, [image, drawing], concurrency_limit=1, **QUIET)  # it decodes
     shown = [name for name in names if name in ("labels", "seed")]
-    own.click(made_one, [inputs[names.index(name)] for name in shown], [image, editor], **QUIET)
-    _runs(paint, stop, run, [image, editor, resamplings, *inputs], [watched, made])
+    given = [inputs[names.index(name)] for name in shown]
+    taking = own.click(made_one, given, [image, drawing], show_progress="hidden", **QUIET)
+    stop.click(None, None, None, cancels=[taking], **QUIET)
+    _runs(paint, stop, run, [image, drawing, resamplings, *inputs], [watched, made])
 
 
 def _denoise(model: Model, line: Line) -> None:
@@ -135,10 +145,11 @@ def _denoise(model: Model, line: Line) -> None:
             given = _settings([n for n in names if n not in ("sampler", "steps")], [
                 value for name, value in zip(names, values) if name not in ("sampler", "steps")
             ]) if mean else _settings(names, values)  # fmt: skip
-            return model.denoise(given, _bytes(path), noise=None if estimated else noise, mean=mean)
+            return model.denoise(given, images.content_of(path), noise=None if estimated else noise, mean=mean)
 
-        async for outcome in _outcomes(model, line, job):
-            yield outcome
+        async with aclosing(_outcomes(model, line, job)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
     _runs(clean, stop, run, [noisy, estimated, noise, mean, *inputs], [watched, made])
 
@@ -185,15 +196,16 @@ def _settings(names: list[str], values: Any) -> Settings:
     return Settings(**given)
 
 
-async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncIterator[Frame | int]:
+async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGenerator[Frame | int, None]:
     """How many requests are ahead, and then the frames; what is wrong is said in the page."""
     try:
         job = make()
         async with line.join() as ticket:
             async for ahead in ticket.wait():
                 yield ahead
-            async for frame in worked(job, seconds=model.limits.max_seconds):
-                yield frame
+            async with aclosing(worked(job, seconds=model.limits.max_seconds)) as frames:
+                async for frame in frames:
+                    yield frame
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise gr.Error(html.escape(found), print_exception=False) from None
@@ -201,19 +213,20 @@ async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncIte
         raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
 
-async def _outcomes(model: Model, line: Line, make: Callable[[], Job]) -> AsyncIterator[Outcome]:
+async def _outcomes(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGenerator[Outcome, None]:
     """What the two components of `_outcome` show."""
     shown, frame = 0.0, None
-    async for found in _frames(model, line, make):
-        if isinstance(found, int):
-            yield f"Waiting: {found} before you, and one at work", gr.skip()
-            continue
-        frame = found
-        if time.monotonic() - shown >= SHOWN_EVERY:
-            shown = time.monotonic()
-            yield _as_html(frame), gr.skip()
+    async with aclosing(_frames(model, line, make)) as frames:
+        async for found in frames:
+            if isinstance(found, int):
+                yield f"Waiting: {found} before you, and {line.at_once} at work", gr.skip()
+                continue
+            frame = found
+            if time.monotonic() - shown >= SHOWN_EVERY:
+                yield await to_thread.run_sync(_as_html, frame), gr.skip()
+                shown = time.monotonic()
     assert frame is not None
-    yield _as_html(frame), _plain(_tiled(frame.pictures))
+    yield await to_thread.run_sync(_as_html, frame), _plain(_tiled(frame.pictures))
 
 
 def _as_html(frame: Frame) -> str:
@@ -241,11 +254,6 @@ def _known(drawn: np.ndarray | None, shape: tuple[int, int, int]) -> np.ndarray:
         raise InputError("nothing is drawn over the image: draw where it is to be painted anew")
     mask = Image.fromarray(drawn)
     return images.mask_of(mask, mask.size, shape)
-
-
-def _bytes(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _saying(handler: Callable[..., Any]) -> Callable[..., Any]:

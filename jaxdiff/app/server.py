@@ -1,5 +1,7 @@
 """The page and the API as one ASGI application, with bounds on what comes in, and what serves it."""
 
+import asyncio
+import time
 import warnings
 from contextlib import suppress
 from typing import Any
@@ -26,7 +28,7 @@ def application(model: Model) -> ASGIApp:
     Pillow's own bound on pixels is set for this process, for Gradio opens images, too.
     """
     limits = model.limits
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels // 2  # it raises at twice as many, and warns before
+    Image.MAX_IMAGE_PIXELS = -(-limits.max_pixels // 2)  # it raises at twice as many, and warns before
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     line = Line(at_once=limits.at_once, waiting=limits.max_waiting)
     app = FastAPI(title=f"{model.name} - jaxdiff", version="1")
@@ -39,32 +41,49 @@ def application(model: Model) -> ASGIApp:
     return Bounded(mounted, line, limits)
 
 
+MOST_JSON = 2**16
+"""Bytes of a request to the API that is no form with files: no settings need more, and it takes seconds to refuse a
+million of them one by one."""
+
+
 class Bounded:
-    """An application that reads no more of a request than it may have, and nothing of one that would not be taken."""
+    """An application that reads no more of a request than it may have, nor for longer, and nothing of one that would
+    not be taken."""
 
     def __init__(self, app: ASGIApp, line: Line, limits: Limits) -> None:
-        self.app, self.line, self.most = app, line, limits.max_upload * 2**20
+        self.app, self.line = app, line
+        self.most, self.seconds = limits.max_upload * 2**20, limits.max_arrival
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             return await self.app(scope, receive, send)
-        detail, read = f"the request is larger than {self.most // 2**20} MiB", 0
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self.most:
+        headers, path = Headers(scope=scope), scope["path"]
+        form = headers.get("content-type", "").startswith("multipart/")
+        most = self.most if form or not path.startswith("/api/") else min(MOST_JSON, self.most)
+        detail = f"the request is larger than {most // 2**10} KiB"
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > most:
             return await JSONResponse({"detail": detail}, 413)(scope, receive, send)
+        read, whole, end = 0, False, time.monotonic() + self.seconds
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            if whole:
+                return await receive()  # which tells of a client that goes away
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                raise HTTPException(408, f"the request did not come within {self.seconds:g} s") from None
             read += len(message.get("body", b""))
-            if read > self.most:
+            whole = not message.get("more_body", False)
+            if read > most:
                 raise HTTPException(413, detail)
             return message
 
-        if scope["path"].startswith("/api/") and self.line.full:
+        if self.line.full and (path.startswith("/api/") or path.endswith("/queue/join")):
             with suppress(HTTPException):  # what is left of it is thrown away, or the client would hear no answer
-                while (await counted()).get("more_body", False):
-                    pass
+                while not whole:
+                    await counted()
             busy = JSONResponse({"detail": "too many requests wait; come again in a while"}, 503, {"Retry-After": "5"})
             return await busy(scope, receive, send)
         return await self.app(scope, counted, send)

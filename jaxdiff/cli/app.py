@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from jaxdiff.app import Limits
@@ -51,12 +53,15 @@ def app(
         from jaxdiff.app.server import server
 
         called = name or Path(pictures.run or pictures.pretrained or "").absolute().name
-        model = Model(called, made.config, made.spec, jax.device_put(params, jax.local_devices()[0]), limits)
+        # Of numpy, and so committed to no device: what a step returns would else be compiled for once more.
+        here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)
+        model = Model(called, made.config, made.spec, here, limits)
         for _ in model.sample(Settings()).frames():  # what is wrong shows now, and the first visitor need not wait
             pass
         serves = server(model)
         sock.listen()  # from now on clients are heard, though it may take a moment
         found, number = sock.getsockname()[:2]
+        found = f"[{found}]" if ":" in found else found
         tell(f"{called}, {step}: http://{found}:{number} (the API: http://{found}:{number}/docs). Ctrl-C ends it.")
         with suppress(KeyboardInterrupt):  # uvicorn raises it again, when all is ended
             serves.run(sockets=[sock])
