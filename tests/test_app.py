@@ -277,6 +277,7 @@ def test_who_goes_away_is_not_worked_for(server, client):
 def test_memory_returns_to_where_it_was(server, client):
     """Of no request is anything kept, and a picture of 300 MB is never decoded, not for a moment."""
     hundred(server)
+    client.post("/api/denoise", files={"image": png(IMAGE)}, data={"mean": True})  # what is compiled stays
     before = server.memory
     for _ in range(2):
         server.forget_the_peak()
@@ -284,7 +285,7 @@ def test_memory_returns_to_where_it_was(server, client):
         codes = Counter(answer.status_code for answer in asyncio.run(together(server.url, bombs)))
         assert set(codes) <= {413, 422, 503}
         assert codes[413] + codes[422] >= WAITING
-        assert server.peak < before + 100
+        assert server.peak < before + 200  # of 300
         hundred(server)
         large = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
         sent = [("denoise", {"files": {"image": png(large)}, "data": {"mean": True}})] * WAITING
