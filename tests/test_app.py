@@ -277,7 +277,9 @@ def test_who_goes_away_is_not_worked_for(server, client):
 def test_memory_returns_to_where_it_was(server, client):
     """Of no request is anything kept, and a picture of 300 MB is never decoded, not for a moment."""
     hundred(server)
-    client.post("/api/denoise", files={"image": png(IMAGE)}, data={"mean": True})  # what is compiled stays
+    short = {**LONG[1], "data": {**LONG[1]["data"], "steps": 2}}
+    for path, sent in (("denoise", {"files": {"image": png(IMAGE)}, "data": {"mean": True}}), ("inpaint", short)):
+        assert client.post(f"/api/{path}", **sent).status_code == 200  # what is compiled stays
     before = server.memory
     for _ in range(2):
         server.forget_the_peak()
