@@ -31,8 +31,11 @@ class Inpainting(Wanted):
 
     image: UploadFile = Field(description="Of which a part is painted anew.")
     mask: UploadFile = Field(description="White where; as large as the image or as the network's pictures.")
+    resamplings: int | None = Field(
+        default=None,
+        description="Of RePaint: how often every step is gone; 1 once; default 10, or what max_steps lets.",
+    )
     jump_length: int | None = Field(default=None, description="Of RePaint: the steps that it goes back up; default 10.")
-    resamplings: int | None = Field(default=None, description="Of RePaint: how often each piece is gone; default 10.")
 
 
 class Denoising(Wanted):
@@ -46,6 +49,33 @@ class Denoising(Wanted):
 
 
 FILES = Form(media_type="multipart/form-data")
+
+
+def _table(form: type[Settings], but: tuple[str, ...] = ()) -> str:
+    rows = (f"| `{name}` | {field.description} |" for name, field in form.model_fields.items() if name not in but)
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+MANUAL = f"""
+URL is this page's address, as far as the port. The answer is a picture, or `{{"detail": TEXT}}`: 422 for what cannot
+be, 413 for what is too large, 503 where too many wait. `/api/model` tells of the network and the limits,
+[/openapi.json](/openapi.json) describes all of this to programs. No setting must be given.
+
+    curl --fail-with-body -o made.png -H 'Content-Type: application/json' -d '{{"num": 4, "seed": 1}}' URL/api/sample
+
+{_table(Wanted)}
+
+The others take the same as fields of a form, and
+
+    curl --fail-with-body -o painted.png -F image=@image.png -F mask=@mask.png -F num=4 URL/api/inpaint
+
+{_table(Inpainting, tuple(Wanted.model_fields))}
+
+    curl --fail-with-body -o clean.png -F image=@noisy.png -F mean=true URL/api/denoise
+
+{_table(Denoising, tuple(Wanted.model_fields))}
+"""
+"""How to program it, as Markdown."""
 
 
 def router(model: Model, line: Line) -> APIRouter:

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi.exceptions import HTTPException
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,7 +52,8 @@ class Bounded:
             except HTTPException as error:
                 answer = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
                 return await answer(scope, receive, send)
-        await self.app(scope, heard, send)
+        with suppress(ClientDisconnect):  # in the middle of an upload
+            await self.app(scope, heard, send)
 
     async def _heard(self, scope: Scope, receive: Receive) -> Receive:
         """What the application receives by; `HTTPException` if it should not hear of it."""

@@ -10,6 +10,10 @@ from jaxdiff.data.fit import ORIENTATION, fit
 from jaxdiff.typing import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_LAYERS = 4
+"""Of a drawing; the page's has one."""
+MAX_DRAWN = 4_000_000
+"""Pixels of a layer, which is as large as the image it is drawn on."""
 MAX_SCANS = 64
 """Of a JPEG: progressive ones have a dozen. Each is a pass over all pixels, and a small file can ask for thousands."""
 
@@ -70,6 +74,21 @@ def as_pixels(picture: Image.Image, what: str, shape: tuple[int, int, int]) -> n
         return fit(picture, size=height if height == width else None, channels=channels)
     except Exception as error:  # of damaged files Pillow raises many kinds
         raise InputError(f"{what}: cannot be read to its end ({error})") from None
+
+
+def drawing_of(layers: list[bytes]) -> np.ndarray | None:
+    """What was drawn, on any layer of an editor: uint8 `[h, w]`, 255 where it is opaque; None if there is no layer.
+
+    Raises:
+      InputError: layers that are no images, too large, or of different sizes.
+    """
+    drawn = []
+    for content in layers:
+        layer = opened(content, "the drawing", max_pixels=MAX_DRAWN)
+        drawn.append(as_pixels(layer, "the drawing", (layer.height, layer.width, 4))[..., 3])
+    if len({layer.shape for layer in drawn}) > 1:
+        raise InputError("the drawing: its layers differ in size")
+    return np.max(drawn, axis=0) if drawn else None
 
 
 def mask_of(picture: Image.Image, image_size: tuple[int, int], shape: tuple[int, int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from jaxdiff import build, process, sampling, stepwise, tasks
 from jaxdiff.app import images
@@ -24,6 +24,8 @@ OFFERED = ("ddim", "ddpm", "dpm_solver++", "unipc", "heun", "euler_ancestral")
 """Samplers, beside the network's own: each is compiled when it is first used, and stays."""
 
 
+RESAMPLINGS = 10
+"""Of RePaint, if nobody says how many, and so many can be."""
 LARGEST = 1000.0
 """Of guidance, noise and the like: beyond it float32 overflows somewhere."""
 Number = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
@@ -34,8 +36,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    labels: tuple[int, ...] = Field(
-        default=(), max_length=1000, description="In turn, -1 none; default all, of an image none."
+    labels: Annotated[tuple[int, ...], BeforeValidator(lambda one: (one,) if isinstance(one, int) else one)] = Field(
+        default=(), max_length=1000, description="One, or several in turn, -1 none; default all, of an image none."
     )
     guidance: Number = Field(default=None, description="Classifier-free guidance scale; 1 none.")
     sampler: str | None = Field(
@@ -49,10 +51,12 @@ class Settings(BaseModel):
 
 
 class Frame(NamedTuple):
-    """What there is after `done` steps: x_t of all pictures, uint8 `[N, H, W, C]`, on the scale of `sampling.shown`."""
+    """What there is after `done` steps: x_t of all pictures, uint8 `[N, H, W, C]`, on the scale of `sampling.shown`.
+    `note`: what is to be said with it."""
 
     done: int
     pictures: np.ndarray
+    note: str = ""
 
 
 Frames = Generator[Frame, None, None]
@@ -138,7 +142,7 @@ class Model:
           mask: a file's bytes, or 1 where the image is known, else 0, `[H, W, 1]`.
           jump_length: as of `tasks.inpaint`; default 10, or all steps but one where there are no more.
           resamplings: the same; 1 is replacement alone, and the default where the sampler cannot go back up, or has but
-            one step; else 10.
+            one step; else 10, or as many as the limit of steps lets.
 
         Raises:
           InputError: as `sample`; resampling that does not fit the sampler or the steps.
@@ -146,9 +150,10 @@ class Model:
         config, labels = self._config(settings, sampler="ddpm"), self._labels(settings, of_image=True)
         sampler, times, scale, temperature, _ = sampling.settings(config)
         steps = len(times) - 1
+        most = 1 if steps == 1 or remembers(sampler) else max(1, min(RESAMPLINGS, self.limits.max_steps // steps))
         goes = {
             "jump_length": max(1, min(10, steps - 1)) if jump_length is None else jump_length,
-            "resamplings": (1 if steps == 1 or remembers(sampler) else 10) if resamplings is None else resamplings,
+            "resamplings": most if resamplings is None else resamplings,
         }
         self._check_steps(steps * max(goes["resamplings"], 1))
         check_resampling(sampler, goes["resamplings"])
@@ -167,7 +172,7 @@ class Model:
                 if frame.done == len(path) - 1:
                     own, where = jnp.asarray(found[None]), jnp.asarray(known[None])
                     painted = tasks.with_known(jnp.asarray(frame.pictures), own, where)
-                    yield Frame(frame.done, np.asarray(painted))
+                    yield frame._replace(pictures=np.asarray(painted))
                 else:
                     yield frame
 
@@ -207,13 +212,15 @@ class Model:
             keys = fold_in(self._keys(settings), 0)
             y = jnp.asarray(np.repeat(from_uint8(found)[None], len(keys), 0))
             std = max(float(tasks.estimate_noise(y)[0]), 1e-3) if noise is None else noise
+            note = f"; noise of {std:.3g}" + (", estimated" if noise is None else "")
             if mean:
                 x = _posterior_mean(self._denoiser(told, scale), y, jnp.float32(std), schedule=self.schedule)
-                yield Frame(0, found[None])
-                yield Frame(1, to_uint8(_finite(np.asarray(x))))
+                yield Frame(0, found[None], note)
+                yield Frame(1, to_uint8(_finite(np.asarray(x))), note)
                 return
             way = tasks.posterior_way(y, std, sampler=sampler, steps=steps)
-            yield from self._watched(self._states(keys, told, scale, way, temperature), way.times)
+            for frame in self._watched(self._states(keys, told, scale, way, temperature), way.times):
+                yield frame._replace(note=note)
 
         return self._job(steps, settings, labels, frames)
 
@@ -270,7 +277,7 @@ class Model:
                 size = 1 if settings.num == 1 else self.limits.max_pictures
                 told = jnp.asarray(np.resize(np.where(labels < 0, self.spec.num_classes or 0, labels), size), jnp.int32)
             for frame in frames(told):
-                yield Frame(frame.done, frame.pictures[: settings.num])
+                yield frame._replace(pictures=frame.pictures[: settings.num])
 
         return Job(steps, labels, cut)
 

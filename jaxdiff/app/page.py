@@ -1,11 +1,11 @@
-"""The page: three tabs, one for each kind of job."""
+"""The page: a tab for each kind of job, and one that tells how to program them."""
 
 import base64
 import html
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import numpy as np
@@ -14,11 +14,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from jaxdiff import build
-from jaxdiff.app import images
-from jaxdiff.app.editor import editor
+from jaxdiff.app import api, images
 from jaxdiff.app.limits import BusyError
 from jaxdiff.app.line import Line, worked
-from jaxdiff.app.model import Frame, Job, Model, Settings
+from jaxdiff.app.model import RESAMPLINGS, Frame, Job, Model, Settings
 from jaxdiff.data.images import encode_png, grid
 from jaxdiff.typing import InputError
 
@@ -28,12 +27,29 @@ EDITED = 320
 """Pixels of the side of the image that a mask is drawn on, about."""
 STYLE = ".watched img { image-rendering: pixelated; min-width: 256px; max-width: 100%; }"
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none that a browser must fetch
+EVENT: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+"""Of the page's own events: who programs uses the API, and what is sent is checked by us, who can say what is wrong."""
 
 ALL = -2
 """Of a label: every class in turn."""
 
+Given = TypeVar("Given", bound=Settings)
 Outcome = tuple[str, Any]
 """What is shown while it is made, and the picture in the end."""
+
+
+class Inpainting(Settings):
+    """Those of its tab."""
+
+    resamplings: int
+
+
+class Denoising(Settings):
+    """Those of its tab."""
+
+    estimated: bool
+    noise: float
+    mean: bool
 
 
 def page(model: Model, line: Line) -> gr.Blocks:
@@ -41,15 +57,15 @@ def page(model: Model, line: Line) -> gr.Blocks:
     height, width, channels = model.spec.image_shape
     colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     with gr.Blocks(title=f"{model.name} - jaxdiff", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
-        gr.Markdown(
-            f"# {model.name}\nPictures of {width}x{height} pixels, {colour}. The same over HTTP: [/docs](/docs)."
-        )
+        gr.Markdown(f"# {model.name}\nPictures of {width}x{height} pixels, {colour}.")
         with gr.Tab("Pictures"):
             _pictures(model, line)
         with gr.Tab("Inpaint"):
             _inpaint(model, line)
         with gr.Tab("Denoise"):
             _denoise(model, line)
+        with gr.Tab("Over HTTP"):
+            gr.Markdown(api.MANUAL)
     blocks.state_session_capacity = 1000  # visitors whose image is kept, the last ones
     blocks.queue(default_concurrency_limit=None, max_size=1000, api_open=False)  # all wait in our line, with the API's
     return blocks  # type: ignore[no-any-return]  # of __enter__
@@ -58,17 +74,15 @@ def page(model: Model, line: Line) -> gr.Blocks:
 def _pictures(model: Model, line: Line) -> None:
     with gr.Row():
         with gr.Column():
-            names, inputs = _controls(model, sampler=model.config.sample.sampler, num=4)
-            make = gr.Button("Make pictures", variant="primary")
-            stop = gr.Button("Stop")
-        watched, made = _outcome()
+            controls = _controls(model, sampler=model.config.sample.sampler, num=4)
+        make, stop, watched, made = _outcome("Make pictures")
 
     async def run(*values: Any) -> AsyncIterator[Outcome]:
-        async with aclosing(_outcomes(model, line, lambda: model.sample(_settings(names, values)))) as outcomes:
-            async for outcome in outcomes:
+        async with aclosing(_outcomes(model, line, lambda: model.sample(_read(Settings, controls, values)))) as found:
+            async for outcome in found:
                 yield outcome
 
-    _runs(make, stop, run, inputs, [watched, made])
+    _stops(stop, watched, make.click(run, list(controls.values()), [watched, made], **EVENT))
 
 
 def _inpaint(model: Model, line: Line) -> None:
@@ -78,90 +92,84 @@ def _inpaint(model: Model, line: Line) -> None:
             with gr.Row():
                 upload = gr.UploadButton("Upload an image", file_types=["image"])
                 own = gr.Button("Take one of the network's")
-            drawing = editor(
+            drawing = gr.ImageEditor(
                 label="Draw over what is to be painted anew", format="png", sources=(), transforms=(), layers=False,
                 interactive=True, height=EDITED + 160,
                 brush=gr.Brush(default_size=EDITED // 8, colors=["#ff3030"], color_mode="fixed"),
             )  # fmt: skip
-            names, inputs = _controls(model, sampler="ddpm", num=4, of_image=True)
-            resamplings = gr.Slider(1, 20, 5, step=1, label="Resamplings (RePaint)")
-            paint = gr.Button("Inpaint", variant="primary")
-            stop = gr.Button("Stop")
-        watched, made = _outcome()
+            controls = _controls(model, sampler="ddpm", num=4, of_image=True)
+            controls["resamplings"] = gr.Slider(
+                1, 20, RESAMPLINGS, step=1, label="Resamplings", info="RePaint goes every step so often"
+            )
+        paint, stop, watched, made = _outcome("Inpaint")
 
     def show(picture: np.ndarray) -> tuple[np.ndarray, Any]:
         return picture, {"background": _enlarged(picture), "layers": [], "composite": None}
 
-    def uploaded(path: str) -> tuple[np.ndarray, Any]:
-        found = images.opened(images.content_of(path), "image", max_pixels=model.limits.max_pixels)
+    def uploaded(file: Any) -> tuple[np.ndarray, Any]:
+        found = images.opened(images.content_of(_path(file)), "image", max_pixels=model.limits.max_pixels)
         return show(images.as_pixels(found, "image", model.spec.image_shape))
 
     async def made_one(*values: Any) -> AsyncIterator[tuple[Any, Any]]:
-        last: Frame | int = 0
-        async with aclosing(_frames(model, line, lambda: model.sample(_settings(shown, values)))) as frames:
+        frame = None
+        async with aclosing(_frames(model, line, lambda: model.sample(_read(Settings, given, values)))) as frames:
             async for found in frames:
-                last = found
+                frame = found[1]
                 yield gr.skip(), gr.skip()  # where one who went away is noticed
-        assert isinstance(last, Frame)
-        yield show(last.pictures[0])
+        assert frame is not None
+        yield show(frame.pictures[0])
 
-    async def run(image: np.ndarray | None, drawn: Any, resamplings: int, *values: Any) -> AsyncIterator[Outcome]:
+    async def run(image: np.ndarray | None, drawn: Any, *values: Any) -> AsyncIterator[Outcome]:
         def job() -> Job:
             if image is None:
                 raise InputError("no image: upload one, or take one of the network's")
-            known = _known(drawn, model.spec.image_shape)
-            return model.inpaint(_settings(names, values), image, known, resamplings=resamplings)
+            settings = _read(Inpainting, controls, values)
+            return model.inpaint(settings, image, _known(drawn, image.shape), resamplings=settings.resamplings)
 
-        async with aclosing(_outcomes(model, line, job)) as outcomes:
-            async for outcome in outcomes:
+        async with aclosing(_outcomes(model, line, job)) as found:
+            async for outcome in found:
                 yield outcome
 
-    upload.upload(_saying(uploaded), upload, [image, drawing], concurrency_limit=1, **QUIET)  # it decodes
-    shown = [name for name in names if name in ("labels", "seed")]
-    given = [inputs[names.index(name)] for name in shown]
-    taking = own.click(made_one, given, [image, drawing], show_progress="hidden", **QUIET)
-    stop.click(None, None, None, cancels=[taking], **QUIET)
-    _runs(paint, stop, run, [image, drawing, resamplings, *inputs], [watched, made])
+    upload.upload(_saying(uploaded), upload, [image, drawing], concurrency_limit=1, **EVENT)  # it decodes
+    given: dict[str, Any] = {name: controls[name] for name in ("labels", "seed") if name in controls}
+    taking = own.click(made_one, list(given.values()), [image, drawing], **EVENT)
+    painting = paint.click(run, [image, drawing, *controls.values()], [watched, made], **EVENT)
+    _stops(stop, watched, taking, painting)
 
 
 def _denoise(model: Model, line: Line) -> None:
     with gr.Row():
         with gr.Column():
-            noisy = gr.Image(
-                label="A noisy image", type="filepath", image_mode=None, sources=["upload"], height=240, buttons=[]
-            )  # fmt: skip
+            noisy = gr.Image(label="A noisy image", image_mode=None, sources=["upload"], height=240, buttons=[])
             estimated = gr.Checkbox(True, label="Estimate the noise")
-            noise = gr.Slider(0.01, 2.0, 0.3, step=0.01, label="Its standard deviation (grey levels / 127.5)")
+            noise = gr.Slider(
+                0.01, 2.0, 0.3, step=0.01, label="Its standard deviation (grey levels / 127.5)", interactive=False
+            )
             mean = gr.Checkbox(False, label="The mean, by one call of the network, in place of draws")
-            names, inputs = _controls(model, sampler="ddpm", num=1, of_image=True, guidance=False)
-            clean = gr.Button("Denoise", variant="primary")
-            stop = gr.Button("Stop")
-        watched, made = _outcome()
+            controls = _controls(model, sampler="ddpm", num=1, of_image=True, guidance=False)
+            controls |= {"estimated": estimated, "noise": noise, "mean": mean}
+        clean, stop, watched, made = _outcome("Denoise")
 
-    async def run(path: str | None, estimated: bool, noise: float, mean: bool, *values: Any) -> AsyncIterator[Outcome]:
+    async def run(image: Any, *values: Any) -> AsyncIterator[Outcome]:
         def job() -> Job:
-            if path is None:
-                raise InputError("no image: upload one")
-            given = _settings([n for n in names if n not in ("sampler", "steps")], [
-                value for name, value in zip(names, values) if name not in ("sampler", "steps")
-            ]) if mean else _settings(names, values)  # fmt: skip
-            return model.denoise(given, images.content_of(path), noise=None if estimated else noise, mean=mean)
+            given = _read(Denoising, controls, values)
+            if given.mean:
+                given = given.model_copy(update={"sampler": None, "steps": None})
+            level = None if given.estimated else given.noise
+            return model.denoise(given, images.content_of(_path(image)), noise=level, mean=given.mean)
 
-        async with aclosing(_outcomes(model, line, job)) as outcomes:
-            async for outcome in outcomes:
+        async with aclosing(_outcomes(model, line, job)) as found:
+            async for outcome in found:
                 yield outcome
 
-    _runs(clean, stop, run, [noisy, estimated, noise, mean, *inputs], [watched, made])
-
-
-QUIET: dict[str, Any] = {"api_visibility": "private"}
-"""Of the page's own events: who programs uses the API."""
+    estimated.change(lambda on: gr.update(interactive=on is not True), estimated, noise, **EVENT)
+    _stops(stop, watched, clean.click(run, [noisy, *controls.values()], [watched, made], **EVENT))
 
 
 def _controls(
     model: Model, *, sampler: str, num: int, of_image: bool = False, guidance: bool = True
-) -> tuple[list[str], list[Any]]:
-    """The settings' names, and a component for each."""
+) -> dict[str, gr.components.Component]:
+    """A component for each setting, by its name."""
     sample, limits, classes = model.config.sample, model.limits, model.spec.num_classes
     found: dict[str, Any] = {}
     if classes is not None:
@@ -174,38 +182,53 @@ def _controls(
     found["steps"] = gr.Slider(1, min(limits.max_steps, 1000), sample.steps, step=1, label="Steps")
     found["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     found["num"] = gr.Slider(1, limits.max_pictures, min(num, limits.max_pictures), step=1, label="Pictures")
-    return list(found), list(found.values())
+    return found
 
 
-def _outcome() -> tuple[gr.HTML, gr.Image]:
+def _outcome(action: str) -> tuple[gr.Button, gr.Button, gr.HTML, gr.Image]:
+    """What begins it and what ends it, and below what is shown meanwhile and in the end."""
     with gr.Column():
+        with gr.Row():
+            start, stop = gr.Button(action, variant="primary"), gr.Button("Stop")
         watched = gr.HTML(elem_classes="watched")
-        made = gr.Image(label="Pictures", format="png", interactive=False, buttons=["download", "fullscreen"])
-    return watched, made
+        made = gr.Image(
+            label="Pictures", format="png", interactive=False, visible=False, elem_classes="made",
+            buttons=["download", "fullscreen"],
+        )  # fmt: skip
+    return start, stop, watched, made
 
 
-def _runs(start: gr.Button, stop: gr.Button, run: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    event = start.click(run, inputs, outputs, show_progress="hidden", **QUIET)
-    stop.click(None, None, None, cancels=[event], **QUIET)
+def _stops(stop: gr.Button, watched: gr.HTML, *events: Any) -> None:
+    stop.click(lambda: "<p>stopped</p>", None, watched, cancels=list(events), **EVENT)
 
 
-def _settings(names: list[str], values: Any) -> Settings:
-    given = {name: value for name, value in zip(names, values) if value is not None}
+def _read(form: type[Given], controls: dict[str, Any], values: Any) -> Given:
+    """What the components say, whatever a program may have sent in their place."""
+    given = {name: value for name, value in zip(controls, values) if value is not None}
     if "labels" in given:
         given["labels"] = () if given["labels"] == ALL else (given["labels"],)
-    return Settings(**given)
+    return form(**given)
 
 
-async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGenerator[Frame | int, None]:
-    """How many requests are ahead, and then the frames; what is wrong is said in the page."""
+def _path(file: Any) -> str:
+    """Of an uploaded file."""
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str):
+        raise InputError("no image: upload one")
+    return path
+
+
+async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGenerator[tuple[str, Frame | None], None]:
+    """What is to be said, while it waits and with each frame; what is wrong is said in the page."""
     try:
         job = make()
         async with line.join() as ticket:
             async for ahead in ticket.wait():
-                yield ahead
+                yield f"Waiting: {ahead} before you, and {line.at_once} at work", None
+            yield "begun; what is asked for the first time is compiled", None
             async with aclosing(worked(job, seconds=model.limits.max_seconds)) as frames:
                 async for frame in frames:
-                    yield frame
+                    yield f"after {frame.done} of {job.steps} steps{frame.note}", frame
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise gr.Error(html.escape(found), print_exception=False) from None
@@ -217,21 +240,19 @@ async def _outcomes(model: Model, line: Line, make: Callable[[], Job]) -> AsyncG
     """What the two components of `_outcome` show."""
     shown, frame = 0.0, None
     async with aclosing(_frames(model, line, make)) as frames:
-        async for found in frames:
-            if isinstance(found, int):
-                yield f"Waiting: {found} before you, and {line.at_once} at work", gr.skip()
-                continue
-            frame = found
-            if time.monotonic() - shown >= SHOWN_EVERY:
-                yield await to_thread.run_sync(_as_html, frame), gr.skip()
+        async for text, frame in frames:
+            if frame is None:
+                yield f"<p>{text}</p>", gr.update(visible=False)
+            elif time.monotonic() - shown >= SHOWN_EVERY:
+                yield await to_thread.run_sync(_as_html, text, frame), gr.skip()
                 shown = time.monotonic()
     assert frame is not None
-    yield await to_thread.run_sync(_as_html, frame), _plain(_tiled(frame.pictures))
+    yield f"<p>{text}</p>", gr.update(value=_plain(_tiled(frame.pictures)), visible=True)
 
 
-def _as_html(frame: Frame) -> str:
+def _as_html(text: str, frame: Frame) -> str:
     picture = base64.b64encode(encode_png(_tiled(frame.pictures))).decode()
-    return f'<p>after {frame.done} steps</p><img alt="the pictures so far" src="data:image/png;base64,{picture}">'
+    return f'<p>{text}</p><img alt="the pictures so far" src="data:image/png;base64,{picture}">'
 
 
 def _tiled(pictures: np.ndarray) -> np.ndarray:
@@ -248,12 +269,14 @@ def _plain(picture: np.ndarray) -> np.ndarray:
     return picture[..., 0] if picture.shape[2] == 1 else picture
 
 
-def _known(drawn: np.ndarray | None, shape: tuple[int, int, int]) -> np.ndarray:
+def _known(drawn: Any, shape: tuple[int, ...]) -> np.ndarray:
     """1 where nothing was drawn, `[H, W, 1]`."""
-    if drawn is None or not drawn.any():
+    layers = drawn["layers"] if isinstance(drawn, dict) else []
+    found = images.drawing_of([images.content_of(_path(layer)) for layer in layers[: images.MAX_LAYERS]])
+    if found is None or not found.any():
         raise InputError("nothing is drawn over the image: draw where it is to be painted anew")
-    mask = Image.fromarray(drawn)
-    return images.mask_of(mask, mask.size, shape)
+    mask = Image.fromarray(found)
+    return images.mask_of(mask, mask.size, (shape[0], shape[1], shape[2]))
 
 
 def _saying(handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from jaxdiff.app.page import STYLE, THEME, page
 
 
 def application(model: Model) -> ASGIApp:
-    """The page at /, the API below /api, its description at /docs.
+    """The page at /, the API below /api, its description at /openapi.json.
 
     Pillow's own bound on pixels is set for this process, for Gradio opens images, too.
     """
@@ -25,7 +25,7 @@ def application(model: Model) -> ASGIApp:
     Image.MAX_IMAGE_PIXELS = -(-limits.max_pixels // 2)  # it raises at twice as many, and warns before
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     line = Line(at_once=limits.at_once, waiting=limits.max_waiting)
-    app = FastAPI(title=f"{model.name} - jaxdiff", version="1")
+    app = FastAPI(title=f"{model.name} - jaxdiff", version="1", docs_url=None, redoc_url=None)  # they would ask a CDN
     explain(app)
     app.include_router(router(model, line))
     blocks = page(model, line)

@@ -62,7 +62,7 @@ def app(
         sock.listen()  # from now on clients are heard, though it may take a moment
         found, number = sock.getsockname()[:2]
         found = f"[{found}]" if ":" in found else found
-        tell(f"{called}, {step}: http://{found}:{number} (the API: http://{found}:{number}/docs). Ctrl-C ends it.")
+        tell(f"{called}, {step}: http://{found}:{number} (the API: /openapi.json). Ctrl-C ends it.")
         with suppress(KeyboardInterrupt):  # uvicorn raises it again, when all is ended
             serves.run(sockets=[sock])
 
