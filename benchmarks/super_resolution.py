@@ -73,7 +73,7 @@ def main() -> None:
     step, params = runs.load_weights(run, config, spec)
     source, index = build.source(Data(name=str(args.data / TEST), labels=False)), np.arange(args.num)
     real = source.gather(index)["image"]
-    low = low_pictures(config, source, index, reduce=True)
+    low = low_pictures(config, source, index, degrade=True)
     started = time.perf_counter()
     program = sampling.pmapped(cascades.super_resolver(config, spec))
     drawn = np.concatenate(list(cascades.enlargements(

@@ -1,9 +1,9 @@
 """The digits from 4x4 to 8x8, class-conditional: super-resolution on a CPU.
 
 Command: python train.py --config configs/digits_super_resolution.py
-Sample: jaxdiff super-resolution --run runs/digits_super_resolution --images digits --reduce --num 16 --out enlarged.png
+Sample: jaxdiff super-resolution --run runs/digits_super_resolution --images digits --degrade --num 16 --out large.png
 Hardware, time: 2 CPU cores that many others shared, four minutes.
-Result: PSNR of the 200 digits held out 17.5 dB by one draw, 19.9 by the mean of eight (--samples-each 8 --mean);
+Result: PSNR of the 200 digits held out 17.5 dB by one draw, 19.9 by the mean of eight (--draws 8 --mean);
 bicubic interpolation 13.5.
 """
 

@@ -4,7 +4,7 @@ stage of a cascade from configs/fashion_mnist_14.py (Ho et al. 2021, arXiv 2106.
 Command: pip install -e '.[tfds]' && python train.py --config configs/fashion_mnist_super_resolution.py
 Or with the IDX files: --data.name train-images-idx3-ubyte.gz
 Sample: jaxdiff super-resolution --run runs/fashion_mnist_super_resolution --images t10k-images-idx3-ubyte.gz
---reduce --num 16 --out enlarged.png
+--degrade --num 16 --out enlarged.png
 Hardware, time: 2 CPU cores that many others shared, 65 minutes; 0.67 s a step at best.
 Result (benchmarks/super_resolution.py, 500 test images): PSNR 21.7 dB by one draw, 24.5 by the mean of eight; bicubic
 interpolation 19.2.

@@ -53,7 +53,7 @@ def train(folder, config, run, options=""):
 def enlarge(here, tmp_path):
     """Enlarge some; return images and labels."""
 
-    def enlarge(options="", images="digits --reduce --num 5", run="run"):
+    def enlarge(options="", images="digits --degrade --num 5", run="run"):
         out = tmp_path / "out.npz"
         main(shlex.split(f"super-resolution --run {here / run} --images {images} --out {out} {options}"))
         with np.load(out) as file:
@@ -104,19 +104,19 @@ def test_a_picture_is_a_function_of_the_seed_and_its_number(enlarge):
     assert (images.dtype, images.shape) == (np.uint8, (5, 8, 8, 1))
     assert labels.tolist() == [0, 1, 2, 3, 4]  # theirs
     close(enlarge("--batch 2")[0], images)
-    close(enlarge(images="digits --reduce --num 3")[0], images[:3])
+    close(enlarge(images="digits --degrade --num 3")[0], images[:3])
     assert np.abs(enlarge("--seed 1")[0].astype(int) - images).max() > 20
     assert np.abs(enlarge("--level 0.4")[0].astype(int) - images).max() > 1
     assert enlarge("--labels 7")[1].tolist() == [7] * 5
 
 
 def test_draws_and_their_mean(enlarge):
-    images, labels = enlarge("--samples-each 3")
+    images, labels = enlarge("--draws 3")
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     draws = images.reshape(5, 3, 8, 8, 1)
     close(draws[:, 0], enlarge()[0])  # the first is the one that is alone
     assert all(np.abs(draws[:, i].astype(int) - draws[:, j]).max() > 20 for i, j in [(0, 1), (0, 2), (1, 2)])
-    mean = enlarge("--samples-each 3 --mean")[0].astype(float)
+    mean = enlarge("--draws 3 --mean")[0].astype(float)
     assert np.abs(mean - draws.mean(1)).max() <= 1.01
 
 
@@ -132,36 +132,32 @@ def test_small_pictures_are_taken_as_they_are(enlarge, here, tmp_path):
 
 def test_a_png_begins_each_row_with_the_small_picture(here, tmp_path, enlarge):
     out = tmp_path / "rows.png"
-    main(
-        shlex.split(
-            f"super-resolution --run {here / 'run'} --images digits --reduce --num 5 --samples-each 2 --out {out}"
-        )
-    )
+    main(shlex.split(f"super-resolution --run {here / 'run'} --images digits --degrade --num 5 --draws 2 --out {out}"))
     with Image.open(out) as file:
         picture = np.asarray(file)
     assert picture.shape == (5 * 33 + 1, 3 * 33 + 1)
     low = digits().images[2, ..., 0].reshape(4, 2, 4, 2).mean((1, 3)).repeat(8, 0).repeat(8, 1)
     np.testing.assert_allclose(picture[1 + 66 : 33 + 66, 1:33], low, atol=0.51)
-    draws = enlarge("--samples-each 2")[0]
+    draws = enlarge("--draws 2")[0]
     close(picture[1 + 66 : 33 + 66, 34:66][::4, ::4], draws[4, ..., 0])
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--images digits", ["--images digits: are 8x8x1, this network enlarges 4x4x1", "--reduce makes large"]),
+        ("--images digits", ["--images digits: are 8x8x1, this network enlarges 4x4x1", "--degrade makes large"]),
         ("--images digits --num 9999", ["--num 9999: there are 1,797 images in digits"]),
-        ("--images digits --num 0 --reduce", ["--num 0: expected at least 1"]),
+        ("--images digits --num 0 --degrade", ["--num 0: expected at least 1"]),
         ("--images nowhere.npz", ["nowhere.npz: no such file"]),
-        ("--images digits --reduce --level 0.6", ["--level 0.6: expected 0 to 0.5"]),
-        ("--images digits --reduce --level nan", ["--level nan"]),
-        ("--images digits --reduce --samples-each 0", ["--samples-each 0"]),
-        ("--images digits --reduce --labels 10", ["--labels 10: expected labels from 0 to 9"]),
+        ("--images digits --degrade --level 0.6", ["--level 0.6: expected 0 to 0.5"]),
+        ("--images digits --degrade --level nan", ["--level nan"]),
+        ("--images digits --degrade --draws 0", ["--draws 0"]),
+        ("--images digits --degrade --labels 10", ["--labels 10: expected labels from 0 to 9"]),
         ("--images unlabelled.npz", ["--labels: unlabelled.npz has none", "10 classes"]),
-        ("--images digits --reduce --classifier x.pt", ["--classifier: guides no super-resolution"]),
-        ("--images digits --reduce --pretrained x", ["--pretrained", "give a --run"]),
-        ("--images digits --reduce --steps 1001", ["table of 1000"]),
-        ("--images digits --reduce --out x.jpg", [".png (a grid) or .npz"]),
+        ("--images digits --degrade --classifier x.pt", ["--classifier: guides no super-resolution"]),
+        ("--images digits --degrade --pretrained x", ["--pretrained", "give a --run"]),
+        ("--images digits --degrade --steps 1001", ["table of 1000"]),
+        ("--images digits --degrade --out x.jpg", [".png (a grid) or .npz"]),
     ],
 )
 def test_errors(here, tmp_path, monkeypatch, capsys, options, words):
@@ -325,9 +321,9 @@ def test_a_short_training_enlarges_better_than_bicubic(tmp_path):
     unseen = tiny.everything(held_out)
     np.savez(tmp_path / "unseen.npz", images=unseen["image"], labels=unseen["label"])
     found = {}
-    for name, options in (("one", ""), ("mean", "--samples-each 4 --mean")):
+    for name, options in (("one", ""), ("mean", "--draws 4 --mean")):
         out = tmp_path / f"{name}.npz"
-        main(shlex.split(f"super-resolution --run {tmp_path / 'run'} --images {tmp_path / 'unseen.npz'} --reduce "
+        main(shlex.split(f"super-resolution --run {tmp_path / 'run'} --images {tmp_path / 'unseen.npz'} --degrade "
                          f"--out {out} {options}"))  # fmt: skip
         found[name] = np.load(out)["images"]
     low = build.lowered(settings, jnp.asarray(unseen["image"].astype(np.float32) / 127.5 - 1))

@@ -78,7 +78,7 @@ def anomaly(
     steps = STEPS[score] if pictures.steps is None else pictures.steps
     made = prepare(dataclasses.replace(pictures, steps=steps), 1)
     _check_network(made)
-    some = some_of(images.images, images.images_split, "images", images, made.spec, num=images.num)
+    some = some_of(images.images, images.split, "images", images, made.spec, num=images.num)
     classes = classes_of(images, some)
     normal = None if standard == "no" else normal_of(pictures.run, images, made.spec)
     at = build.anomaly.noise_levels(made.config)

@@ -21,7 +21,7 @@ class Images:
 
     images: str
     """A folder of images, a .npz, .npy or IDX file, digits, tfds:NAME, hf:NAME."""
-    images_split: str = "test"
+    split: str = "test"
     """Of a TFDS or Hugging Face set."""
     num: int | None = None
     """So many of them, chosen by the seed 0; default all."""

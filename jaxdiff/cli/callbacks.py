@@ -54,7 +54,7 @@ def _enlarged(job: Job) -> Callable[[Any, Array], np.ndarray]:
     columns, program = 3 * max(1, round((len(index) / 3) ** 0.5)), _program(job, cascades.super_resolver)
 
     def make(params: Any, key: Array) -> np.ndarray:
-        low = low_pictures(config, source, index, reduce=True)
+        low = low_pictures(config, source, index, degrade=True)
         drawn = cascades.enlargements(
             program, config, params, key, evaluation.labels_of(source, index), low.__getitem__, num=len(index),
             batch=len(index), level=config.condition.level,

@@ -1,8 +1,8 @@
 """`jaxdiff super-resolution`, and the cascades of sample.py."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxdiff import build, cascades, evaluation, sampling
+from jaxdiff.cli.images import OfImages
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.config import Config, Data
@@ -22,40 +23,33 @@ from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.typing import InputError, PyTree
 
 
-def super_resolution(
-    pictures: Annotated[Pictures, tyro.conf.arg(name="")],
-    *,
-    images: str,
-    out: Path,
-    split: str = "train",
-    num: int | None = None,
-    reduce: bool = False,
-    level: float | None = None,
-    samples_each: int = 1,
-    mean: bool = False,
-) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuperResolution(OfImages):
+    """Enlarge pictures."""
+
+    degrade: bool = False
+    """The images are whole ones: make them smaller first, as in training."""
+    level: float | None = None
+    """Of the noise that the small picture gets, from 0 to the run's condition.augmentation; more trusts it less.
+    Default the run's condition.level."""
+    mean: bool = False
+    """Write the mean of each image's draws in their place."""
+
+
+def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]) -> None:
     """Enlarge pictures by a run that was trained with --condition.factor. Each draw is one picture that may be behind
     the small one; their mean is the best guess in squares, and blurred where they differ.
 
     Args:
-        pictures: Which run, and how; as sample.py has them. Labels: default those of the images.
-        images: The small pictures, as --data.name of train.py: a folder, a .npz, .npy or IDX file, digits, ...
-        out: NAME.png: a row for each, small picture first. NAME.npz: `images` (uint8 NHWC) and `labels`, the draws of
-            one after the other. A folder: one PNG each.
-        split: Of a TFDS or Hugging Face set.
-        num: How many, the first; default all.
-        reduce: They are large ones: make them smaller first, as in training.
-        level: Of the noise that the small picture gets, from 0 to the run's condition.augmentation; more trusts it
-            less. Default the run's condition.level.
-        samples_each: Draws of each picture.
-        mean: Write the mean of its draws in their place.
+        command: Which images, by which run, and how.
     """
+    out, images, num = command.out, command.images, command.num
     check_out(out)
-    check_numbers(num=num, samples_each=samples_each)
-    if pictures.pretrained is not None:
+    check_numbers(num=num, draws=command.draws)
+    if command.pretrained is not None:
         raise InputError("--pretrained: no such network is given small pictures; give a --run")
     try:
-        source = build.source(Data(name=images, split=split))
+        source = build.source(Data(name=images, split=command.split))
     except InputError as error:
         raise InputError(str(error).replace("--data.name", "--images")) from None
     if num is not None and num > len(source):
@@ -63,35 +57,35 @@ def super_resolution(
     index = np.arange(num or len(source))
 
     def by_class(classes: int) -> np.ndarray | None:
-        found = None if pictures.labels else evaluation.labels_of(source, index)
-        if found is None and not pictures.labels:
+        found = None if command.labels else evaluation.labels_of(source, index)
+        if found is None and not command.labels:
             raise InputError(f"--labels: {images} has none, and this network of {classes} classes needs them")
         if found is not None and int(found.max()) >= classes:
             raise InputError(f"--images {images}: has the label {int(found.max())}, the network {classes} classes")
         return found
 
-    made = prepare(pictures, len(index), by_class=by_class, of_images=True)
-    _check_enlarges(made.config, f"--run {pictures.run}")
-    level = checked_level(made.config, level, "--level")
-    expected = made.spec.image_shape if reduce else build.low_shape(made.config, made.spec.image_shape)
+    made = prepare(command, len(index), by_class=by_class, of_images=True)
+    _check_enlarges(made.config, f"--run {command.run}")
+    level = checked_level(made.config, command.level, "--level")
+    expected = made.spec.image_shape if command.degrade else build.low_shape(made.config, made.spec.image_shape)
     if source.image_shape != expected:
-        hint = "; --reduce makes large ones smaller" if source.image_shape == made.spec.image_shape else ""
+        hint = "; --degrade makes large ones smaller" if source.image_shape == made.spec.image_shape else ""
         raise InputError(
             f"--images {images}: are {size_of(source.image_shape)}, this network enlarges {size_of(expected)}{hint}"
         )
 
     def small(rows: np.ndarray) -> np.ndarray:
-        return low_pictures(made.config, source, index[rows], reduce=reduce)
+        return low_pictures(made.config, source, index[rows], degrade=command.degrade)
 
     name, params = made.load()
     parts = []
     with tqdm(total=len(index), unit="img", desc=f"{name}, {made.config.sample.sampler}") as bar:
         program = sampling.pmapped(made.generate)
         for drawn in cascades.enlargements(
-            program, made.config, params, jax.random.key(pictures.seed), made.labels, small, num=len(index),
-            batch=pictures.batch, level=level, draws=samples_each,
+            program, made.config, params, jax.random.key(command.seed), made.labels, small, num=len(index),
+            batch=command.batch, level=level, draws=command.draws,
         ):  # fmt: skip
-            parts.append(to_uint8(drawn.mean(1, keepdims=True) if mean else drawn))
+            parts.append(to_uint8(drawn.mean(1, keepdims=True) if command.mean else drawn))
             bar.update(len(drawn))
     found = np.concatenate(parts)
     with writing(out):
@@ -102,14 +96,14 @@ def super_resolution(
             labels = evaluation.labels_of(source, index) if made.labels is None else made.labels
             each = None if labels is None else np.repeat(labels, found.shape[1])
             write_samples(out, found.reshape(-1, *found.shape[2:]), each)
-    what = f"the means of {samples_each} draws each" if mean else f"{samples_each} of each"
+    what = f"the means of {command.draws} draws each" if command.mean else f"{command.draws} of each"
     print(f"{len(index)} pictures enlarged at the level {level:g}, {what}: {out}")
 
 
-def low_pictures(config: Config, source: Source, index: np.ndarray, *, reduce: bool) -> np.ndarray:
+def low_pictures(config: Config, source: Source, index: np.ndarray, *, degrade: bool) -> np.ndarray:
     """Small pictures in [-1, 1], float32 `[B, h, w, C]`: those of a source, or made of its large ones."""
     found = from_uint8(source.gather(index)["image"])
-    return np.asarray(build.lowered(config, jnp.asarray(found))) if reduce else found
+    return np.asarray(build.lowered(config, jnp.asarray(found))) if degrade else found
 
 
 def shown_small(config: Config, low: np.ndarray) -> np.ndarray:

@@ -311,7 +311,7 @@ def _stop_signal() -> Iterator[threading.Event]:
 def sample_hint(place: Place, config: Config, spec: build.Spec) -> str:
     """The command that samples a run."""
     if config.condition.factor is not None:
-        images = ["--images", config.data.name, "--reduce", "--num", "16"]
+        images = ["--images", config.data.name, "--degrade", "--num", "16"]
         return shlex.join(["jaxdiff", "super-resolution", "--run", place.name, *images, "--out", "enlarged.png"])
     labels = [] if spec.num_classes is None else ["--labels", str(min(3, spec.num_classes - 1))]
     return shlex.join(["python", "sample.py", "--run", place.name, "--num", "64", *labels, "--out", "samples.png"])
