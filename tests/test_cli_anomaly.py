@@ -161,7 +161,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(run, some, tmp_path, capsys, 
     refuses(f"--normal {tmp_path / 'few.npz'} --standard no", "nothing is compared with it")
     refuses(f"--normal {tmp_path / 'none.npz'}", "none.npz: no such file")
     refuses("--normal nonsense", "--normal nonsense: unknown data set")
-    refuses("--size 0", "--size")
+    refuses("--size 0", "error: --size 0: expected at least 1")
     refuses("--labels-anomalous x", "--labels-anomalous x: no such class", "expected numbers")
     refuses("--labels-anomalous 11", "no image of", "has such a label")
     refuses("--labels-anomalous 1 --labels-normal 1", "name the same class")

@@ -207,6 +207,17 @@ def test_images_of_another_kind_are_refused(trained, images, tmp_path, capsys):
     assert "none.npz: no such file" in capsys.readouterr().err
 
 
+def test_images_of_a_folder_that_differ_are_told_of_by_the_commands_own_options(trained, images, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    for i, side in enumerate((8, 9)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / "set" / f"{i}.png")
+    with pytest.raises(SystemExit):
+        run(trained, tmp_path, "variations", file="set", tmp_path=tmp_path)
+    said = capsys.readouterr().err
+    assert "set/1.png: is 9x9 pixels, the first image is 8x8" in said
+    assert "--data." not in said
+
+
 def test_a_network_with_another_schedule_takes_no_latents(trained, images, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(trained / "run", other)

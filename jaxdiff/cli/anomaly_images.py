@@ -9,7 +9,8 @@ import numpy as np
 from jaxdiff import build, evaluation, runs
 from jaxdiff.build import Spec
 from jaxdiff.cli.common import read_run
-from jaxdiff.config import Config, Data, check
+from jaxdiff.cli.sources import named_source
+from jaxdiff.config import Data
 from jaxdiff.data import Source, class_names
 from jaxdiff.evaluation import size_of
 from jaxdiff.typing import InputError
@@ -69,19 +70,12 @@ def some_of(name: str, split: str, flag: str, images: Images, spec: Spec, *, num
     """All images of a set, or `num`, of the network's size."""
     labels = flag == "images" and bool(images.labels_normal or images.labels_anomalous)
     data = Data(name=name, split=split, dir=images.dir, size=images.size, channels=images.channels, labels=labels)
-    try:
-        check(Config(data=data))
-        source = build.source(data)
-    except InputError as error:
-        said = str(error).replace("--data.name", f"--{flag}")
-        raise InputError(said.replace("--data.size", "--size").replace("--data.channels", "--channels")) from None
+    source = named_source(data, f"--{flag}", num=num if flag == "images" else None)
     if source.image_shape != spec.image_shape:
         raise InputError(
             f"--{flag} {name}: has images {size_of(source.image_shape)}, the network knows "
             f"{size_of(spec.image_shape)}: make them alike by --size and --channels"
         )
-    if flag == "images" and num is not None and num > len(source):
-        raise InputError(f"--num {num}: there are {len(source):,} images in {name}")
     return Some(name, source, _chosen(source, num))
 
 

@@ -12,6 +12,7 @@ from jaxdiff.cli.common import read_run
 from jaxdiff.cli.compared import bar, check_files, refuse_others
 from jaxdiff.cli.out import check_file, check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, prepare
+from jaxdiff.cli.sources import named_source
 from jaxdiff.config import Data
 from jaxdiff.data import Source
 from jaxdiff.evaluation import images_of, labels_of, size_of
@@ -79,7 +80,4 @@ def _source(pictures: Pictures, name: str | None) -> tuple[Source, str]:
         section = config.data
     if name is None:
         raise InputError("--data: what is to be topped up? A .npz file, a folder, digits, tfds:NAME, ...")
-    try:
-        return build.source(dataclasses.replace(section, name=name, labels=True)), name
-    except InputError as error:
-        raise InputError(str(error).replace("--data.name", "--data")) from None
+    return named_source(dataclasses.replace(section, name=name, labels=True), "--data"), name

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from jaxdiff import build, evaluation, runs, sampling
 from jaxdiff.cli.common import read_run
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
-from jaxdiff.config import Config, Data, check, to_dict
+from jaxdiff.cli.sources import named_source, reading
+from jaxdiff.config import Config, Data, to_dict
 from jaxdiff.data import Source
 from jaxdiff.data.folder import FolderSource
 from jaxdiff.data.images import labels_in_names
@@ -69,12 +70,10 @@ class Real:
 
     def section(self) -> Data:
         """The same as the section of a config."""
-        found = Data(
+        return Data(
             name=self.reference or "", split=self.reference_split, dir=self.reference_dir, size=self.size,
             channels=self.channels,
         )  # fmt: skip
-        check(Config(data=found))
-        return found
 
 
 class Samples(NamedTuple):
@@ -192,11 +191,7 @@ def _stored(path: Path) -> Reference:
 
 def source_of(section: Data, real: Real) -> tuple[Source, np.ndarray]:
     """The images, and the numbers of those that are wanted."""
-    try:
-        return _subset(build.source(section), real)
-    except InputError as error:
-        said = str(error).replace("--data.name", "--reference")
-        raise InputError(said.replace("--data.size", "--size").replace("--data.channels", "--channels")) from None
+    return _subset(named_source(section, "--reference"), real)
 
 
 def _subset(source: Source, real: Real) -> tuple[Source, np.ndarray]:
@@ -217,12 +212,7 @@ def refuse_others(pictures: Pictures, *used: str, why: str) -> None:
 def from_files(name: str, num: int | None, pictures: Pictures) -> Samples:
     """Images that are there."""
     refuse_others(pictures, "batch", "seed", why=f"--samples {name}: are there already")
-    try:
-        source = build.source(Data(name=name))
-    except InputError as error:
-        raise InputError(str(error).replace("--data.name", "--samples")) from None
-    if num is not None and num > len(source):
-        raise InputError(f"--num {num}: there are {len(source):,} images in {name}")
+    source = named_source(Data(name=name), "--samples", num=num)
     index = evaluation.some_of(np.arange(len(source)), num or len(source), np.random.default_rng(0))
     draw = partial(evaluation.images_of, source, index, batch=pictures.batch)
     return Samples(name, len(index), source.image_shape, _shown(source, index), draw, lambda: {"chosen": num})
@@ -247,21 +237,9 @@ def check_files(flag: str, name: str, num: int, draw: Callable[[], Iterator[np.n
     or compiled to look at them. (Those of other sets are read already.)"""
     if not Path(name).is_dir():
         return
-    with bar(num, "are they readable") as progress, _reading(flag, name):
+    with bar(num, "are they readable") as progress, reading(flag, name):
         for images in draw():
             progress(len(images))
-
-
-@contextmanager
-def _reading(flag: str, name: str) -> Iterator[None]:
-    """Within it an image that is of no use is told of without the flags of train.py."""
-    try:
-        yield
-    except InputError as error:
-        said, _, advice = str(error).partition(". ")
-        if "--data." not in advice:
-            raise
-        raise InputError(f"{flag} {name}: {said}; expected readable images of one size. Mend or remove it") from None
 
 
 def from_network(pictures: Pictures, reference: Reference, num: int | None) -> Samples:
@@ -320,7 +298,7 @@ def gather_real(
 ) -> Gathered:
     """One pass over the real images, with a progress bar."""
     extract = evaluation.extractor(space, {*moments_of, *keep}, batch=batch)
-    with bar(len(index), "real images") as progress, _reading("--reference", name):
+    with bar(len(index), "real images") as progress, reading("--reference", name):
         return evaluation.gather(
             evaluation.images_of(source, index, batch=batch), extract, name=name, moments_of=moments_of, keep=keep,
             labels=labels, progress=progress,

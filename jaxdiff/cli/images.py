@@ -14,6 +14,7 @@ from tqdm import tqdm
 from jaxdiff import build, cascades, on_images
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
+from jaxdiff.cli.sources import named_source, reading
 from jaxdiff.config import Config, Data
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import labels_of, size_of
@@ -187,12 +188,7 @@ def prepared(
     if fixed_sampler is not None and command.sampler not in (None, fixed_sampler):
         raise InputError(f"--sampler {command.sampler}: this is done with {fixed_sampler}; leave it out")
     wanted = fixed_sampler or command.sampler or default_sampler
-    try:
-        source = build.source(Data(name=command.images, split=command.split))
-    except InputError as error:
-        raise InputError(str(error).replace("--data.name", "--images").replace("--data.", "--")) from None
-    if command.num is not None and command.num > len(source):
-        raise InputError(f"--num {command.num}: there are {len(source):,} images in {command.images}")
+    source = named_source(Data(name=command.images, split=command.split), "--images", num=command.num)
     index = np.arange(command.num or len(source))
     own = labels_of(source, index)
 
@@ -228,4 +224,6 @@ def prepared(
         raise InputError(
             f"--images {command.images}: {size_of(source.image_shape)}; expected {size_of(expected)}, for the network"
         )
-    return Work(command, made, besides, source.gather(index)["image"], made.labels)
+    with reading("--images", command.images):
+        images = source.gather(index)["image"]
+    return Work(command, made, besides, images, made.labels)

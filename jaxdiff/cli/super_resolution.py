@@ -15,6 +15,7 @@ from jaxdiff import build, cascades, evaluation, sampling
 from jaxdiff.cli.images import OfImages
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
+from jaxdiff.cli.sources import named_source, reading
 from jaxdiff.config import Config, Data
 from jaxdiff.data import Source
 from jaxdiff.data.images import check_out, write_samples
@@ -43,18 +44,13 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     Args:
         command: Which images, by which run, and how.
     """
-    out, images, num = command.out, command.images, command.num
+    out, images = command.out, command.images
     check_out(out)
-    check_numbers(num=num, draws=command.draws)
+    check_numbers(num=command.num, draws=command.draws)
     if command.pretrained is not None:
         raise InputError("--pretrained: no such network is given small pictures; give a --run")
-    try:
-        source = build.source(Data(name=images, split=command.split))
-    except InputError as error:
-        raise InputError(str(error).replace("--data.name", "--images")) from None
-    if num is not None and num > len(source):
-        raise InputError(f"--num {num}: there are {len(source):,} images in {images}")
-    index = np.arange(num or len(source))
+    source = named_source(Data(name=images, split=command.split), "--images", num=command.num)
+    index = np.arange(command.num or len(source))
 
     def by_class(classes: int) -> np.ndarray | None:
         found = None if command.labels else evaluation.labels_of(source, index)
@@ -74,15 +70,14 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
             f"--images {images}: are {size_of(source.image_shape)}, this network enlarges {size_of(expected)}{hint}"
         )
 
-    def small(rows: np.ndarray) -> np.ndarray:
-        return low_pictures(made.config, source, index[rows], degrade=command.degrade)
-
+    with reading("--images", images):
+        low = low_pictures(made.config, source, index, degrade=command.degrade)
     name, params = made.load()
     parts = []
     with tqdm(total=len(index), unit="img", desc=f"{name}, {made.config.sample.sampler}") as bar:
         program = sampling.pmapped(made.generate)
         for drawn in cascades.enlargements(
-            program, made.config, params, jax.random.key(command.seed), made.labels, small, num=len(index),
+            program, made.config, params, jax.random.key(command.seed), made.labels, low.__getitem__, num=len(index),
             batch=command.batch, level=level, draws=command.draws,
         ):  # fmt: skip
             parts.append(to_uint8(drawn.mean(1, keepdims=True) if command.mean else drawn))
@@ -90,7 +85,7 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     found = np.concatenate(parts)
     with writing(out):
         if out.suffix.lower() == ".png":
-            rows = np.concatenate([shown_small(made.config, to_uint8(small(np.arange(len(index)))))[:, None], found], 1)
+            rows = np.concatenate([shown_small(made.config, to_uint8(low))[:, None], found], 1)
             write_samples(out, rows.reshape(-1, *found.shape[2:]), None, columns=rows.shape[1])
         else:
             labels = evaluation.labels_of(source, index) if made.labels is None else made.labels
