@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxdiff import build, sampling
@@ -49,21 +48,20 @@ Task = Callable[[Given], Array]
 
 
 def program(task: Task, networks: Sequence[Network]) -> Any:
-    """The task over all devices, compiled once: `(params of each, key, index, labels, images, settings...)`, of which
-    index `[devices, B]`, labels and images are split."""
+    """The task over all devices, compiled once by `sampling.pmapped`, with the params of each network, and in place of
+    the labels `(labels, images)`."""
     schedule = build.schedule(networks[0].config.diffusion)
 
     def run(
         params: tuple[PyTree, ...],
         key: Array,
         index: Array,
-        labels: tuple[Array | None, ...],
-        images: Array,
-        sampler: Any,
-        times: Array,
-        scale: Array | None,
-        temperature: Array,
+        shown: tuple[tuple[Array | None, ...], Array],
+        *how: Any,
     ) -> Array:
+        labels, images = shown
+        sampler, times, scale, temperature, *_ = how
+
         def predict(network: Network, own: PyTree) -> Callable[[Array | None], Denoiser]:
             return lambda labels: sampling.guided(*network, own, labels, scale)
 
@@ -71,7 +69,7 @@ def program(task: Task, networks: Sequence[Network]) -> Any:
         keys = fold_in(example_keys(key, index), 0)
         return task(Given(keys, images, makers, labels, sampler, times, temperature, schedule))
 
-    return jax.pmap(run, in_axes=(None, None, 0, 0, 0, *[None] * 4))
+    return sampling.pmapped(run)
 
 
 def in_batches(
@@ -102,7 +100,7 @@ def in_batches(
     Raises:
       InputError: a picture is NaN or infinite.
     """
-    sampler, grid, scale, temperature, _ = sampling.settings(config)
+    sampler, grid, *rest = sampling.settings(config)
     grid = grid if times is None else np.asarray(times, np.float32)
     num = len(images)
     wide = from_uint8(images)
@@ -110,6 +108,6 @@ def in_batches(
     def call(index: np.ndarray) -> Any:
         there = np.minimum(index, num - 1)
         own = tuple(None if some is None else some[there] for some in labels)
-        return compiled(params, key, numbers[there], own, wide[there], sampler, grid, scale, temperature)
+        return compiled(params, key, numbers[there], (own, wide[there]), sampler, grid, *rest, None)
 
     return sampling.finite_batches(call, num=num, batch=batch)

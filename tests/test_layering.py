@@ -191,7 +191,6 @@ def test_no_jit_pmap_or_print_below_the_scripts():
         if room(path) not in (
             "train",
             "sampling",
-            "on_images",
             "build",
             "evaluation",
             "export",
