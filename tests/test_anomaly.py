@@ -66,7 +66,7 @@ def test_the_reconstruction_of_a_gaussian(schedule, how):
     if isinstance(schedule, schedules.Discrete):
         times = np.stack([timesteps.nearest_steps(row, T=1000, spread=True) for row in times])
     x0 = jnp.full((1000, 5), MEAN + off)
-    found = anomaly.reconstruct(jax.random.key(2), x0, exact(schedule), sampler, times, schedule=schedule)
+    found = anomaly.reconstruct(jax.random.key(2), x0, exact(schedule), sampler, times)
     assert found.shape == (3, 1000, 5)
     k = STD / np.sqrt(var) if how == "the ODE" else alpha * STD**2 / var
     expected = ((k * alpha - 1) * off) ** 2 + (k * sigma) ** 2
@@ -128,7 +128,7 @@ def test_the_heat_is_where_a_pixel_was_altered():
         .set(mean[0, 2, 3] + off)
     )
     times = anomaly.grids([1.0, 0.0], LEVELS, steps=1)
-    found = anomaly.reconstruct(jax.random.key(1), x0, model, DDIM(schedule), times, schedule=schedule)
+    found = anomaly.reconstruct(jax.random.key(1), x0, model, DDIM(schedule), times)
     heat = anomaly.heat(x0, found)
     assert heat.shape == (500, 5, 6)
     assert (np.asarray(heat).reshape(500, -1).argmax(1) == 2 * 6 + 3).all()
@@ -150,7 +150,7 @@ def test_what_is_said_of_an_example_does_not_depend_on_the_others():
 
     def curves(some):
         args = keys[some], x0[some], exact(schedule)
-        found = anomaly.reconstruct(*args, DDIM(schedule, eta=1.0), times, schedule=schedule)
+        found = anomaly.reconstruct(*args, DDIM(schedule, eta=1.0), times)
         profile = anomaly.profile(*args, LEVELS, schedule=schedule, draws=3, distance=losses.absolute)
         return np.concatenate([anomaly.errors(x0[some], found), profile["eps"], profile["x0"]], axis=1)
 
@@ -242,6 +242,4 @@ def test_what_is_wrong_is_said(wrong, words):
 def reconstruct(times):
     schedule = schedules.Flow()
     x0 = jnp.zeros((1, 2))
-    return anomaly.reconstruct(
-        jax.random.key(0), x0, exact(schedule), DDIM(schedule), np.array(times), schedule=schedule
-    )
+    return anomaly.reconstruct(jax.random.key(0), x0, exact(schedule), DDIM(schedule), np.array(times))

@@ -93,9 +93,7 @@ def reconstruction(
     def loss(params: tuple[PyTree, Array], batch: Batch, keys: Array) -> dict[str, Array]:
         x0, (params, weights) = _x0(batch), params
         predict = _denoiser(config, spec, params, x0)
-        found = anomaly.reconstruct(
-            keys, x0, predict, step, grids, schedule=alphas, temperature=config.sample.temperature
-        )
+        found = anomaly.reconstruct(keys, x0, predict, step, grids, temperature=config.sample.temperature)
         curve = anomaly.errors(x0, found).reshape(-1, len(levels), draws).mean(-1)
         terms = {"curve": curve, "heat": anomaly.heat(x0, found, weights=jnp.repeat(weights / draws, draws))}
         return terms | ({"x0": jnp.moveaxis(found[::draws], 0, 1)} if pictures else {})

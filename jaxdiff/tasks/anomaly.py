@@ -19,11 +19,11 @@ import numpy as np
 from jaxdiff.losses import Distance, square
 from jaxdiff.noise import fold_in, per_example, white_noise
 from jaxdiff.process import q_sample
-from jaxdiff.samplers import sample
 from jaxdiff.samplers.loop import check_times
 from jaxdiff.schedules import as_float, check_whole, require
+from jaxdiff.tasks.edit import from_noised
 from jaxdiff.timesteps import user
-from jaxdiff.typing import Array, Denoiser, InputError, Noise, Sampler, Schedule
+from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
 
 
 def grids(times: Sequence[float] | np.ndarray, levels: Sequence[float] | np.ndarray, *, steps: int) -> np.ndarray:
@@ -56,10 +56,9 @@ def reconstruct(
     key: Array,
     x0: Array,
     denoise: Denoiser,
-    sampler: Sampler[Any],
+    sampler: Any,
     times: Array | np.ndarray,
     *,
-    schedule: Schedule,
     temperature: Array | float = 1.0,
     noise: Noise = white_noise,
 ) -> Array:
@@ -71,13 +70,13 @@ def reconstruct(
     and what comes back is another example of what the model knows. A model of normal data restores these in between.
 
     Args:
-      key: one typed key, or keys `[B]`. Level l of example n draws from `fold_in(key_n, l)`.
+      key: one typed key, or keys `[B]`. Level l of example n is `from_noised` with `fold_in(key_n, l)`.
       x0: data `[B, ...]`, images in [-1, 1].
       denoise: `(x_t, t) -> Prediction`.
-      sampler: such as `DDIM(schedule)`. With it and grids of one step x0_l is the denoiser's own `x0` at x_l.
+      sampler: such as `DDIM(schedule)`, whose schedule gives alpha and sigma. With it and grids of one step x0_l is
+        the denoiser's own `x0` at x_l.
       times: a grid for each level, which is its first time, `[L, n + 1]`, see `grids`. Rows that are equal are further
         draws of the noise.
-      schedule: gives alpha and sigma.
       temperature: as of `sample`.
       noise: what x_l is made with.
 
@@ -91,7 +90,7 @@ def reconstruct(
     >>> knows = testing.gaussian_denoiser(mean=1.0, std=0.0, schedule=schedules.Flow())  # nothing but 1
     >>> x0 = jnp.array([[1.0, 1.0, -1.0]])
     >>> times = grids([1.0, 0.0], [0.2, 0.8], steps=1)
-    >>> found = reconstruct(jax.random.key(0), x0, knows, DDIM(schedules.Flow()), times, schedule=schedules.Flow())
+    >>> found = reconstruct(jax.random.key(0), x0, knows, DDIM(schedules.Flow()), times)
     >>> found.shape, heat(x0, found).tolist()
     ((2, 1, 3), [[0.0, 0.0, 4.0]])
 
@@ -106,10 +105,9 @@ def reconstruct(
 
     def restored(level: tuple[Array, Array]) -> Array:
         i, grid = level
-        own = fold_in(keys, i)
-        eps = noise(fold_in(own, 0), x0.shape).astype(x0.dtype)
-        x = q_sample(x0, grid[0], eps, schedule=schedule)
-        return jnp.asarray(sample(fold_in(own, 1), denoise, sampler, grid, x, temperature=temperature))
+        return from_noised(
+            fold_in(keys, i), denoise, x0, sampler=sampler, times=grid, noise=noise, temperature=temperature
+        )
 
     return jnp.asarray(jax.lax.map(restored, (jnp.arange(rows.shape[0]), rows)))
 
