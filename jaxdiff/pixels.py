@@ -1,6 +1,11 @@
 """Between floats and the grey levels of files: by itself, for programs that serve pictures and write none."""
 
+from typing import TypeVar
+
+import jax
 import numpy as np
+
+Images = TypeVar("Images", np.ndarray, jax.Array)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -13,8 +18,8 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.asarray(levels, np.uint8)
 
 
-def from_uint8(images: np.ndarray) -> np.ndarray:
-    """0..255 -> float32 in [-1, 1]; what is float32 stays as it is.
+def from_uint8(images: Images) -> Images:
+    """0..255 -> float32 in [-1, 1], of numpy or of JAX, also while it traces; what is float32 stays as it is.
 
     >>> from_uint8(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]

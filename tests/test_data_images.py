@@ -5,12 +5,13 @@ import io
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxdiff.data.images import check_out, grid, labels_in_names, write_png, write_samples
-from jaxdiff.pixels import to_uint8
+from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.typing import InputError
 
 rng = np.random.default_rng(0)
@@ -27,6 +28,16 @@ def pictures(n, height=4, width=4, channels=3):
 def test_the_256_levels_survive_the_way_in_and_out(dtype):
     levels = np.arange(256)
     np.testing.assert_array_equal(to_uint8((levels / 127.5 - 1).astype(dtype)), levels)
+
+
+@pytest.mark.parametrize("way", [from_uint8, jax.jit(from_uint8)], ids=["numpy", "traced"])
+def test_the_256_levels_are_those_of_training(way):
+    """Within roundings of float32: XLA multiplies by 1 / 127.5."""
+    levels = np.arange(256, dtype=np.uint8)
+    floats = np.asarray(way(levels))
+    assert floats.dtype == np.float32
+    np.testing.assert_allclose(floats, levels.astype(np.float64) / 127.5 - 1, rtol=0, atol=2**-22)
+    np.testing.assert_array_equal(to_uint8(floats), levels)
 
 
 def test_values_between_levels_go_to_the_nearest():

@@ -13,6 +13,7 @@ from jaxdiff.build.networks import Spec, denoiser
 from jaxdiff.build.sample import sampler, times
 from jaxdiff.config import Config
 from jaxdiff.denoise import clip_x0
+from jaxdiff.pixels import from_uint8
 from jaxdiff.tasks import anomaly
 from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, Denoiser, InputError, PyTree
@@ -150,7 +151,7 @@ def bits(config: Config, spec: Spec, *, steps: int = 100) -> LossFn:
 
 
 def _x0(batch: Batch) -> Array:
-    return batch["image"].astype(jnp.float32) / 127.5 - 1
+    return from_uint8(batch["image"])
 
 
 def _denoiser(config: Config, spec: Spec, params: PyTree, x0: Array) -> Denoiser:

@@ -15,6 +15,7 @@ from jaxdiff.build.training import eval_loss_fn, evaluate_every
 from jaxdiff.config import Config
 from jaxdiff.data import Source, in_order
 from jaxdiff.noise import fold_in, white_noise
+from jaxdiff.pixels import from_uint8
 from jaxdiff.process import q_sample
 from jaxdiff.train.evaluate import Program, evaluate, pmapped
 from jaxdiff.train.loop import Every
@@ -116,7 +117,7 @@ def errors_by_time(config: Config, spec: Spec, times: np.ndarray, *, own: bool =
     measure = measured(d, alphas)
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
-        x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        x0 = from_uint8(batch["image"])
         labels = batch["label"] if spec.num_classes is not None else None
         image = channels_of(config, keys, x0)
         predict = denoiser(config, spec, params, labels, image=image)

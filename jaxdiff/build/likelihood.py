@@ -13,6 +13,7 @@ from jaxdiff.build.networks import Spec, denoiser
 from jaxdiff.config import Config
 from jaxdiff.denoise import clip_x0
 from jaxdiff.noise import fold_in
+from jaxdiff.pixels import from_uint8
 from jaxdiff.train.step import LossFn
 from jaxdiff.typing import Array, Batch, Denoiser, InputError, PyTree, Schedule
 
@@ -35,7 +36,7 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
     variance: Any = bound_settings(config)["variance"]
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
-        x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        x0 = from_uint8(batch["image"])
         predict = _given(config, spec, params, batch, keys)
         if config.sample.clip:  # a bound of the sampler that clips, which is the better one
             predict = clip_x0(predict, schedule=alphas)
@@ -49,7 +50,7 @@ def bound_by_step(config: Config, spec: Spec, *, steps: int = 1000) -> tuple[np.
 def _given(config: Config, spec: Spec, params: PyTree, batch: Batch, keys: Array) -> Denoiser:
     """The denoiser of the batch's labels, of a network of super-resolution also of its images in fewer pixels, at the
     level of sampling: then p is that of an image given its smaller one."""
-    x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+    x0 = from_uint8(batch["image"])
     image = channels_of(config, keys, x0, level=config.condition.level)
     return denoiser(config, spec, params, batch["label"] if spec.num_classes is not None else None, image=image)
 

@@ -13,6 +13,7 @@ from jaxdiff.build.networks import Spec, model
 from jaxdiff.config import Config
 from jaxdiff.losses import by_time
 from jaxdiff.noise import fold_in, white_noise
+from jaxdiff.pixels import from_uint8
 from jaxdiff.train.ema import Share, exponential, name_of, power
 from jaxdiff.train.frozen import Trained, all_but, only, stop_frozen
 from jaxdiff.train.normalized import normalized
@@ -40,7 +41,7 @@ def loss_fn(config: Config, spec: Spec) -> LossFn:
 
     def loss(params: PyTree, batch: Batch, keys: Array) -> dict[str, Array]:
         params = stop_frozen(params, which)
-        x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        x0 = from_uint8(batch["image"])
         t = draw_times(fold_in(keys, 0))
         eps = white_noise(fold_in(keys, 1), x0.shape)
         labels = None

@@ -24,6 +24,7 @@ from jaxdiff.features import Features, classifier
 from jaxdiff.files import cache_folder
 from jaxdiff.files import sha256 as file_sha256
 from jaxdiff.models.convnet import ConvNet
+from jaxdiff.pixels import from_uint8
 from jaxdiff.train.state import init_state
 from jaxdiff.train.step import train_step
 from jaxdiff.typing import Array, Batch, InputError, PyTree
@@ -122,13 +123,13 @@ def fit(source: Source, training: Training, *, progress: Any = iter) -> tuple[Py
     params = jax.device_get(state.params)
     right, known = 0, jax.jit(network.apply)
     for index, batch in in_order(held_out, batch_size=256):
-        _, logits = known(params, batch["image"].astype(np.float32) / np.float32(127.5) - np.float32(1))
+        _, logits = known(params, from_uint8(batch["image"]))
         right += int((np.asarray(logits).argmax(-1) == batch["label"])[index >= 0].sum())
     return params, right / held
 
 
 def _loss(params: PyTree, batch: Batch, keys: Array, *, network: ConvNet, shift: int) -> dict[str, Array]:
-    x = batch["image"].astype(jnp.float32) / 127.5 - 1
+    x = from_uint8(batch["image"])
 
     def moved(key: Array, image: Array) -> Array:
         padded = jnp.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="edge")

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdiff import metrics
 from jaxdiff.evaluation.gather import in_parts, share_of
+from jaxdiff.pixels import from_uint8
 from jaxdiff.typing import Array, InputError
 
 Distance = Callable[[Array, Array], Array]
@@ -56,7 +57,7 @@ def paired(
     sums, count, share = dict.fromkeys(rows, 0.0), 0, None
 
     def distances(x: Array, y: Array) -> dict[str, Array]:
-        a, b = (z.astype(jnp.float32) / 127.5 - 1 for z in (x, y))
+        a, b = map(from_uint8, (x, y))
         return {name: row(a, b) for name, row in rows.items()}
 
     run = jax.pmap(distances)

@@ -10,6 +10,7 @@ from jaxdiff import weights
 from jaxdiff.features.base import Features
 from jaxdiff.files import sha256
 from jaxdiff.models.convnet import ConvNet
+from jaxdiff.pixels import from_uint8
 from jaxdiff.typing import Array, InputError, PyTree
 
 
@@ -32,7 +33,7 @@ def classifier(path: str | Path) -> Features:
     def apply(params: PyTree, images: Array) -> dict[str, Array]:
         if images.shape[1:] != (height, width, channels):
             raise InputError(f"{path}: a classifier of images {(height, width, channels)}, got {images.shape[1:]}")
-        pool, logits = network.apply(params, images.astype(jnp.float32) / 127.5 - 1)
+        pool, logits = network.apply(params, from_uint8(images))
         return {"pool": pool, "logits": logits}
 
     dimensions = {"pool": network.features, "logits": network.num_classes}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxdiff.features.base import Features, rgb
 from jaxdiff.features.resize import clean_bicubic, tf1_bilinear, torch_bilinear
 from jaxdiff.files import sha256
+from jaxdiff.pixels import from_uint8
 from jaxdiff.pretrained import efficientnet_file, load_efficientnet_lite0, load_inception
 from jaxdiff.typing import Array, InputError, PyTree
 
@@ -142,7 +143,7 @@ def pixels(image_shape: tuple[int, int, int]) -> Features:
         images = jnp.asarray(images)
         if images.shape[1:] != shape:
             raise InputError(f"pixels: expected images [B, {', '.join(map(str, shape))}], got {images.shape}")
-        return {"pool": images.astype(jnp.float32).reshape(images.shape[0], -1) / 127.5 - 1}
+        return {"pool": from_uint8(images).reshape(images.shape[0], -1)}
 
     description = {"image_shape": list(shape), "scaling": "x / 127.5 - 1"}
     return Features("pixels", description, {"pool": math.prod(shape)}, {}, apply)
