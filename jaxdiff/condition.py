@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdiff.noise import white_noise
 from jaxdiff.operators import Downsample
-from jaxdiff.typing import Array, InputError
+from jaxdiff.typing import Array, InputError, concrete
 
 REDUCTIONS = ("mean", "lanczos")
 """mean: over squares. lanczos: Lanczos' filter (a = 3), as `data.size` resizes."""
@@ -76,7 +76,7 @@ def augmented(key: Array, low: Array, level: Array | float) -> Array:
 
     Source: Ho et al. 2021 (arXiv 2106.15282), section 4.2: non-truncated, z_s ~ q(z_s | z_0) of a whole z_0.
     """
-    known = None if isinstance(level, jax.core.Tracer) else np.asarray(level)
+    known = concrete(level)
     if known is not None and not np.all((known >= 0) & (known <= 1)):
         raise InputError(f"augmented: expected levels from 0 to 1, got {level}")
     s = _per_example(level, low)

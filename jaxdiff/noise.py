@@ -4,8 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.typing import Array, InputError
+from jaxdiff.typing import Array, InputError, concrete
 
 LARGEST = 5.4
 """Standard normal numbers in float32 end here. Further out Phi is 1, and its inverse would put them at the limit."""
@@ -144,8 +145,12 @@ class TruncatedNoise:
     The numbers are leaves: another limit or scale never recompiles.
 
     Attributes:
-      limit: positive.
-      scale: of a flow, such as a deterministic sampler is, the temperature: of N(mu, S) it makes N(mu, scale^2 S).
+      limit: positive; inf cuts nothing off.
+      scale: 0 or more; of a flow, such as a deterministic sampler is, the temperature: of N(mu, S) it makes
+        N(mu, scale^2 S).
+
+    Raises:
+      InputError: another limit or scale, where it is concrete.
 
     >>> z = TruncatedNoise(1.5)(jax.random.key(0), (2, 10_000))
     >>> bool(jnp.abs(z).max() <= 1.5), round(float(z.std()), 1)
@@ -157,6 +162,13 @@ class TruncatedNoise:
 
     limit: Array | float
     scale: Array | float = 1.0
+
+    def __post_init__(self) -> None:
+        limit, scale = concrete(self.limit), concrete(self.scale)
+        if isinstance(self.limit, str) or (limit is not None and not np.all(limit > 0)):
+            raise InputError(f"limit: expected a positive number of standard deviations, got {self.limit!r}")
+        if isinstance(self.scale, str) or (scale is not None and not np.all((scale >= 0) & (scale < np.inf))):
+            raise InputError(f"scale: expected 0 or more, finite, got {self.scale!r}")
 
     def __call__(self, key: Array, shape: tuple[int, ...]) -> Array:
         keys = per_example(key, shape[0])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.schedules import check_whole, require
-from jaxdiff.typing import Array, InputError
+from jaxdiff.typing import Array, InputError, concrete
 
 
 class Operator(Protocol):
@@ -26,6 +26,19 @@ class Operator(Protocol):
     def pinv(self, y: Array) -> Array: ...
 
 
+def check_mask(mask: Array) -> None:
+    """Raise `InputError` for a mask of other values than 0 and 1; what is being traced passes.
+
+    >>> check_mask(jnp.array([0.0, 0.5]))
+    Traceback (most recent call last):
+    ...
+    jaxdiff.typing.InputError: mask: expected 1 where it is known, else 0, got 0.5
+    """
+    values = concrete(mask)
+    if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
+        raise InputError(f"mask: expected 1 where it is known, else 0, got {wrong[0]:g}")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mask:
@@ -34,11 +47,17 @@ class Mask:
     Attributes:
       mask: 1 where it is known, else 0; `[H, W, 1]`, `[B, H, W, 1]` or any shape that broadcasts against x.
 
+    Raises:
+      InputError: another value, where it is concrete.
+
     >>> Mask(jnp.array([1.0, 0.0]))(jnp.array([[3.0, 4.0]])).tolist()
     [[3.0, 0.0]]
     """
 
     mask: Array
+
+    def __post_init__(self) -> None:
+        check_mask(self.mask)
 
     def __call__(self, x: Array) -> Array:
         m = jnp.asarray(self.mask, x.dtype)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
+import numpy as np
 
 Array = jax.Array
 PyTree = Any
@@ -26,6 +27,12 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The number or numbers, or None for what is being traced or is no number."""
+    values = None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return values if values is not None and values.dtype.kind in "fiub" else None
 
 
 class Prediction(NamedTuple):

@@ -10,6 +10,7 @@ from scipy import stats
 from jaxdiff import samplers, schedules, testing, timesteps
 from jaxdiff.noise import OffsetNoise, TruncatedNoise, white_noise
 from jaxdiff.process import prior
+from jaxdiff.typing import InputError
 
 KEYS = jax.random.split(jax.random.key(0), 4000)
 
@@ -83,6 +84,18 @@ def test_truncated_noise_belongs_to_its_example_and_its_numbers_do_not_recompile
     assert len(traces) == 1
     np.testing.assert_allclose(found[2], 3 * found[0], rtol=1e-6)
     assert found[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, np.nan, jnp.float32(0), "1"])
+def test_a_limit_that_leaves_no_noise_is_refused(limit):
+    with pytest.raises(InputError, match="limit: expected a positive number"):
+        TruncatedNoise(limit)
+
+
+@pytest.mark.parametrize("scale", [-1.0, np.nan, np.inf])
+def test_a_scale_that_is_no_scale_is_refused(scale):
+    with pytest.raises(InputError, match="scale: expected 0 or more, finite"):
+        TruncatedNoise(1.0, scale)
 
 
 def test_the_scale_of_the_start_is_a_flows_temperature():

@@ -251,6 +251,24 @@ def test_going_back_up_with_a_history_is_refused():
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("mask", [0.5, -1.0, 2.0, np.nan, 255])
+def test_a_mask_of_other_values_than_0_and_1_is_refused(mask):
+    """Where it is concrete: `jnp.where(mask > 0, ...)` took any for 0 or 1, and `Mask` scaled the picture by it."""
+    known, mask, schedule = jnp.zeros((1, 2)), jnp.full((1, 2), mask), schedules.Flow()
+    denoise, how = testing.gaussian_denoiser(mean=0.0, std=1.0, schedule=schedule), {"times": timesteps.uniform(4)}
+    for wrong in (
+        lambda: operators.Mask(mask),
+        lambda: samplers.Replacement(DDPM(schedule), known, mask),
+        lambda: tasks.inpaint(KEY, denoise, known, mask, sampler=DDPM(schedule), **how),
+        lambda: tasks.inpainting_way(KEY, known, mask, sampler=DDPM(schedule), **how),
+        lambda: tasks.with_known(known, known, mask),
+    ):
+        with pytest.raises(InputError, match="mask: expected 1 where it is known, else 0, got"):
+            wrong()
+    jax.jit(lambda mask: tasks.with_known(known, known, mask))(mask)  # whose values nobody knows
+    assert operators.Mask(mask > 3)(known).tolist() == [[0.0, 0.0]]
+
+
 def test_a_picture_noised_and_sampled_is_a_draw_from_its_posterior():
     """SDEdit of x on data N(m, c^2): x_t ~ N(alpha x, sigma^2), then p(x_0 | x_t): closed in mean and variance."""
     schedule, m, c, x, n = schedules.VP(), 0.5, 0.4, -0.6, 20_000

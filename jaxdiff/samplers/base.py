@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.schedules import alpha_sigma, expand
-from jaxdiff.typing import Array, Denoiser, InputError, Prediction, Schedule
+from jaxdiff.typing import Array, Denoiser, InputError, Prediction, Schedule, concrete
 
 
 class State(NamedTuple):
@@ -87,12 +87,6 @@ def draws_noise(sampler: Any) -> bool:
         hasattr(sampler, "noise") and np.any(np.asarray(getattr(sampler, "eta", 1)) != 0)
     )
     return bool(own) or any(draws_noise(one) for one in inside)
-
-
-def concrete(value: Any) -> np.ndarray | None:
-    """The number or numbers, or None for what is being traced or is no number."""
-    values = None if isinstance(value, jax.core.Tracer) else np.asarray(value)
-    return values if values is not None and values.dtype.kind in "fiub" else None
 
 
 def check_number(name: str, value: Any, low: float, high: float = np.inf) -> None:

@@ -13,13 +13,12 @@ from jaxdiff.samplers.base import (
     OneStep,
     State,
     check_number,
-    concrete,
     denoise_unless,
     euler_step,
 )
 from jaxdiff.samplers.exponential import Predict, frame, linear_step, phi, span
 from jaxdiff.schedules import check_choice, expand, safe_sqrt, time_at_log_snr
-from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
+from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule, concrete
 
 
 @jax.tree_util.register_dataclass

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.noise import fold_in, per_example, white_noise
+from jaxdiff.operators import check_mask
 from jaxdiff.process import q_sample, q_transition
 from jaxdiff.schedules import check_whole, require
 from jaxdiff.typing import Array, Denoiser, InputError, Noise, Schedule
@@ -27,6 +28,9 @@ class Replacement:
       mask: m, 1 where it is known, else 0; as many dimensions as `known`, and broadcasts against it.
       noise: what is drawn, `(key, shape) -> noise`.
 
+    Raises:
+      InputError: another value in the mask, where it is concrete.
+
     A sampler with a history (`DPMSolverMultistep`) goes down well enough, but remembers predictions of before the
     replacement; after a step up it would remember another way, which `tasks.inpaint` refuses.
 
@@ -44,6 +48,9 @@ class Replacement:
     known: Array
     mask: Array
     noise: Noise = dataclasses.field(default=white_noise, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        check_mask(self.mask)
 
     @property
     def schedule(self) -> Schedule:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.noise import fold_in, per_example
+from jaxdiff.operators import check_mask
 from jaxdiff.process import prior
 from jaxdiff.samplers import Replacement, Way, check_resampling, run, time_travel
 from jaxdiff.samplers.loop import check_times
@@ -47,7 +48,8 @@ def inpaint(
 
     Raises:
       InputError: numbers that are not whole, from 1; more than one resampling by a sampler with a history, or in jumps
-        that are not shorter than the grid; a bad grid or schedule, as `sample`.
+        that are not shorter than the grid; a bad grid or schedule, as `sample`; another value in the mask, where it is
+        concrete.
 
     >>> import jax
     >>> from jaxdiff import DDPM, schedules, testing, timesteps
@@ -104,5 +106,9 @@ def with_known(x: Array, known: Array, mask: Array) -> Array:
       x: `[B, H, W, C]`, like the others, which broadcast.
       known: the picture.
       mask: 1 or 0.
+
+    Raises:
+      InputError: another value in the mask, where it is concrete.
     """
+    check_mask(mask)
     return jnp.where(jnp.broadcast_to(mask, x.shape) > 0, known, x)

@@ -7,9 +7,8 @@ import numpy as np
 
 from jaxdiff.noise import per_example
 from jaxdiff.samplers import Way, remembers, run
-from jaxdiff.samplers.base import concrete
 from jaxdiff.schedules import Discrete, as_float, check_whole, expand, require, time_at_log_snr
-from jaxdiff.typing import Array, Denoiser, Schedule
+from jaxdiff.typing import Array, Denoiser, Schedule, concrete
 
 
 def time_of_noise(std: Array | float, *, schedule: Schedule) -> Array:
