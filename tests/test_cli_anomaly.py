@@ -32,7 +32,9 @@ def some(tmp_path_factory):
 
 
 def command(run, some, out, options):
-    main(shlex.split(f"anomaly --run {run} --images {some} --normal-num 20 --batch 15 --out {out} {options}"))
+    compared = "--standard no" not in options and "likelihood" not in options
+    normal = "--normal-num 20" if compared else ""
+    main(shlex.split(f"anomaly --run {run} --images {some} {normal} --batch 15 --out {out} {options}"))
     if out.suffix == ".json":
         return json.loads(out.read_text())
     with np.load(out) as arrays:

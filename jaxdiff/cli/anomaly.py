@@ -159,8 +159,15 @@ def _check_options(
     refuse_others(pictures, *USED[score], why=f"--score {score}: makes no pictures that these options would be of")
     if score == "likelihood" and (levels or draws != DRAWS):
         raise InputError("--levels and --draws: are not of --score likelihood, which has --steps; leave them out")
-    if standard == "no" and images.normal is not None:
-        raise InputError(f"--normal {images.normal}: nothing is compared with it; leave it out, or give --standard z")
+    for name in ("normal", "normal_split", "normal_num"):
+        value = getattr(images, name)
+        flag = f"--{name.replace('_', '-')} {value}"
+        if standard == "no" and value != getattr(Images, name):
+            raise InputError(f"{flag}: nothing is compared with it; leave it out, or give --standard z")
+        if name == "normal_split" and value is not None and images.normal is None:
+            raise InputError(f"{flag}: is of --normal, which is not given; leave it out")
+    if images.dir is not None and not any((name or "").startswith("tfds:") for name in (images.images, images.normal)):
+        raise InputError(f"--dir {images.dir}: prepared TFDS sets are there, and none is asked for; leave it out")
 
 
 def _check_outputs(out: Path, score: Score, heat_map: Path | None, shown: int) -> None:

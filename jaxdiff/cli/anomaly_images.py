@@ -22,15 +22,15 @@ class Images:
 
     images: str
     """A folder of images, a .npz, .npy or IDX file, digits, tfds:NAME, hf:NAME."""
-    split: str = "test"
-    """Of a TFDS or Hugging Face set."""
+    split: str | None = None
+    """Of a TFDS or Hugging Face set; default test."""
     num: int | None = None
     """So many of them, chosen by the seed 0; default all."""
     normal: str | None = None
     """Images that are normal, whose values say what is usual. Default: those that the run held out (--data.holdout), or
     else those that it was trained on, whose errors are somewhat small for new ones."""
-    normal_split: str = "train"
-    """Of a TFDS or Hugging Face set."""
+    normal_split: str | None = None
+    """Of a TFDS or Hugging Face set; default train."""
     normal_num: int = 1000
     """So many of them at most, chosen by the seed 0."""
     dir: str | None = None
@@ -66,11 +66,14 @@ class Some(NamedTuple):
         return str(self.numbers[i] if names is None else names[self.numbers[i]])
 
 
-def some_of(name: str, split: str, flag: str, images: Images, spec: Spec, *, num: int | None = None) -> Some:
+def some_of(name: str, split: str | None, flag: str, images: Images, spec: Spec, *, num: int | None = None) -> Some:
     """All images of a set, or `num`, of the network's size."""
     labels = flag == "images" and bool(images.labels_normal or images.labels_anomalous)
-    data = Data(name=name, split=split, dir=images.dir, size=images.size, channels=images.channels, labels=labels)
-    source = named_source(data, f"--{flag}", num=num if flag == "images" else None)
+    data = Data(
+        name=name, split="test" if flag == "images" else "train", dir=images.dir, size=images.size,
+        channels=images.channels, labels=labels,
+    )  # fmt: skip
+    source = named_source(data, f"--{flag}", split=split, num=num if flag == "images" else None)
     if source.image_shape != spec.image_shape:
         raise InputError(
             f"--{flag} {name}: has images {size_of(source.image_shape)}, the network knows "

@@ -219,7 +219,8 @@ def _deterministic(command: OfImages, others: list[Pictures]) -> Work:
     """With DDIM, which inversion is defined by."""
     if command.eta not in (None, 0) or command.temperature is not None:
         raise InputError("this is done by DDIM without noise; leave --eta and --temperature out")
-    if command.draws != 1:
-        raise InputError(f"--draws {command.draws}: there is but one; leave it out")
+    for name, value in (("draws", command.draws), ("seed", command.seed)):
+        if value != getattr(OfImages, name):
+            raise InputError(f"--{name} {value}: nothing is drawn, there is but one; leave it out")
     others = [dataclasses.replace(other, sampler="ddim") for other in others]
     return prepared(command, fixed_sampler="ddim", unguided=True, others=others)

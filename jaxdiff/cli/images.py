@@ -29,8 +29,8 @@ class OfImages(Pictures):
 
     images: str
     """As --data.name of train.py: a folder of images, a .npz, .npy or IDX file, digits, tfds:NAME, hf:NAME."""
-    split: str = "train"
-    """Of a TFDS or Hugging Face set."""
+    split: str | None = None
+    """Of a TFDS or Hugging Face set; default train."""
     num: int | None = None
     """The first so many; default all."""
     draws: int = 1
@@ -188,7 +188,7 @@ def prepared(
     if fixed_sampler is not None and command.sampler not in (None, fixed_sampler):
         raise InputError(f"--sampler {command.sampler}: this is done with {fixed_sampler}; leave it out")
     wanted = fixed_sampler or command.sampler or default_sampler
-    source = named_source(Data(name=command.images, split=command.split), "--images", num=command.num)
+    source = named_source(Data(name=command.images), "--images", split=command.split, num=command.num)
     index = np.arange(command.num or len(source))
     own = labels_of(source, index)
 

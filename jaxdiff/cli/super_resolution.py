@@ -49,7 +49,7 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     check_numbers(num=command.num, draws=command.draws)
     if command.pretrained is not None:
         raise InputError("--pretrained: no such network is given small pictures; give a --run")
-    source = named_source(Data(name=images, split=command.split), "--images", num=command.num)
+    source = named_source(Data(name=images), "--images", split=command.split, num=command.num)
     index = np.arange(command.num or len(source))
 
     def by_class(classes: int) -> np.ndarray | None:
