@@ -103,7 +103,9 @@ def test_the_heat_map_shows_the_highest(run, some, tmp_path, capsys):
     found = command(run, some, tmp_path / "s.json", how)
     said = capsys.readouterr().out
     best = sorted(found["scores"], key=found["scores"].get, reverse=True)[:3]
-    assert [line.split()[0] for line in said.splitlines()[1:4]] == best
+    assert [line.split()[0] for line in said.splitlines()[2:5]] == best
+    values = np.array(list(found["scores"].values()))
+    assert f"median {np.median(values):.4g}, from {values.min():.4g} to {values.max():.4g}; higher is less" in said
     with Image.open(tmp_path / "h.png") as picture:
         assert picture.width > picture.height > 200
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
@@ -128,6 +130,22 @@ def test_a_folder_has_the_names_of_its_classes(run, tmp_path, capsys):
     said = fails(capsys, main, f"anomaly --run {run} {fine} --out {tmp_path / 'x.json'}")
     assert "--labels-normal fine: no such class" in said
     assert "expected dent, good, scratch" in said
+
+
+def test_files_are_told_by_their_names(run, tmp_path, capsys):
+    """Whether the set has classes or not, the images are resized or as they are, and all or some are scored."""
+    for i in range(6):
+        folder = tmp_path / "set" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits().images[i, ..., 0].repeat(2, 0).repeat(2, 1)).save(folder / f"{i}.png")
+    names = [f"{'ab'[i % 2]}/{i}.png" for i in (0, 2, 4, 1, 3, 5)]
+    how = "--score profile --draws 1 --levels 0.5 --standard no --size 8 --shown 2"
+    scores = command(run, tmp_path / "set", tmp_path / "s.json", how)["scores"]
+    assert list(scores) == names
+    assert sorted(scores, key=scores.get)[-1] in capsys.readouterr().out
+    few = command(run, tmp_path / "set", tmp_path / "s.npz", f"{how} --num 4")
+    assert few["names"].tolist() == [names[i] for i in few["index"]]
+    np.testing.assert_allclose(few["scores"], [scores[name] for name in few["names"]], rtol=1e-5)
 
 
 def test_what_cannot_be_scored_is_said_in_one_line(run, some, tmp_path, capsys, monkeypatch):

@@ -59,7 +59,8 @@ def anomaly(
         pictures: With which network; of reconstruction also by which sampler, in how many --steps from each level down
             (default 1, the network's own guess); of likelihood in how many --steps of the bound (default 100).
         images: Which images.
-        out: NAME.json: the scores. NAME.npz: also the values at the levels, and the heat maps of reconstruction.
+        out: NAME.json: the scores, by the names of the files or the images' numbers. NAME.npz: `scores`, `index` (the
+            numbers) and, of files, `names`; also the values at the levels, and the heat maps of reconstruction.
         score: profile: the loss at several noise levels. reconstruction: noised to several levels, denoised again, and
             compared with itself; says where, too. likelihood: an upper bound of bits/dim; poor, as simple images are
             likely, normal or not.
@@ -138,9 +139,12 @@ def anomaly(
         "made_by": made_by(time.perf_counter() - started),
     }  # fmt: skip
     _write(out, some, scores, found, about)
-    print(f"{some.name}, {len(scores):,} images: {score}, median {np.median(scores):.4g}, from {scores.min():.4g}")
+    middle, low, high = (f"{x:.4g}" for x in (np.median(scores), scores.min(), scores.max()))
+    print(f"{some.name}, {len(scores):,} images by their {score}")
+    print(f"scores: median {middle}, from {low} to {high}; higher is less normal. The highest:")
+    called = some.called()
     for i in highest:
-        print(f"{some.called(i):>20} {scores[i]:.4g}")
+        print(f"{called[i]:>20} {scores[i]:.4g}")
     if figure is not None and heat_map is not None:
         save(figure, heat_map)
         print(f"where: {heat_map}")
@@ -217,9 +221,11 @@ def _write(out: Path, some: Some, scores: np.ndarray, found: dict[str, np.ndarra
             **found,
             "about": np.array(json.dumps(about)),
         }
+        if some.names is not None:
+            arrays["names"] = np.array(some.names)
         with writing(out):
             write_atomically(out, lambda file: np.savez_compressed(file, **arrays))
         return
-    of_each = {some.called(i): float(score) for i, score in enumerate(scores)}
+    of_each = dict(zip(some.called(), scores.tolist(), strict=True))
     with writing(out):
         write_atomically(out, (json.dumps(about | {"scores": of_each}, indent=1) + "\n").encode())

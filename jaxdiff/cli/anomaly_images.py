@@ -60,10 +60,15 @@ class Some(NamedTuple):
             full = np.concatenate([some, np.full(batch - len(some), -1)]).astype(np.int32)
             yield full, {"image": self.source.gather(np.where(full < 0, some[-1], full))["image"]}
 
-    def called(self, i: int) -> str:
-        """Image i by its file's name, or its number."""
-        names = getattr(self.source, "names", None)
-        return str(self.numbers[i] if names is None else names[self.numbers[i]])
+    @property
+    def names(self) -> list[str] | None:
+        """Of the images' files; None of a set without files of its own."""
+        every = getattr(self.source, "names", None)
+        return None if every is None else [every[i] for i in self.numbers]
+
+    def called(self) -> list[str]:
+        """The images by their files' names, or their numbers."""
+        return self.names or [str(i) for i in self.numbers]
 
 
 def some_of(name: str, split: str | None, flag: str, images: Images, spec: Spec, *, num: int | None = None) -> Some:

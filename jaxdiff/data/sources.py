@@ -129,6 +129,11 @@ class Wrapped:
     def num_classes(self) -> int | None:
         return self.source.num_classes
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Of the files, where the source has some."""
+        return getattr(self.source, "names", None)
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -170,6 +175,11 @@ class Subset(Wrapped):
     def __post_init__(self) -> None:
         if len(self.index) == 0 or self.index.min() < 0 or self.index.max() >= len(self.source):
             raise InputError(f"Subset: expected numbers from 0 to {len(self.source) - 1}, at least one")
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        every = super().names
+        return None if every is None else tuple(every[i] for i in self.index)
 
     def __len__(self) -> int:
         return len(self.index)
