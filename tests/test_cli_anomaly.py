@@ -187,7 +187,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(run, some, tmp_path, capsys, 
     refuses("--labels-anomalous 1 --labels-normal 1", "name the same class")
     refuses("--labels-normal 0 1 2 3 4 5 6 7 8 9", "an AUROC needs both")
     base = f"--run {run} --images"
-    refuses("", "has images 6x8x1, the network knows 8x8x1", "--size", base=f"{base} {tmp_path / 'other.npz'}")
+    refuses("", "6x8x1; expected 8x8x1, for the network; give --size 8", base=f"{base} {tmp_path / 'other.npz'}")
     refuses("", "--images nonsense: unknown data set", base=f"{base} nonsense")
     refuses("--labels-normal 1", "has no labels", base=f"{base} {tmp_path / 'few.npz'}")
     refuses("", "broken/1.png: not a usable image", base=f"{base} {tmp_path / 'broken'}")

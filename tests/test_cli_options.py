@@ -93,6 +93,8 @@ NO_START = {
 IMAGES = {
     "images": Refused("--images none.npz", "none.npz: no such file"),
     "split": Refused("--split test", "--images two.npz: has no splits, of which test would be one"),
+    "size": Refused("--size 5", "5x5x1; expected"),
+    "channels": Refused("--channels 3", "8x8x3; expected"),
     "num": Refused("--num 3", "--num 3: there are 2 images"),
     "out": Refused("--out x.jpg", "--out x.jpg"),
 }
@@ -139,7 +141,7 @@ ROWS = {
         "classifier": Refused("--classifier x.pt", "--classifier: guides no super-resolution"),
         "classifier-scale": Refused("--classifier-scale 2", "--classifier-scale and --classifier-options without"),
         "classifier-options": Refused("--classifier-options a 8", "--classifier-scale and --classifier-options without"),
-        "degrade": Refused("--degrade --images small.npz", "are 4x4x1, this network enlarges 8x8x1"),
+        "degrade": Refused("--degrade --images small.npz", "4x4x1; expected 8x8x1, for the network; give --size 8"),
         "level": Does("--level 0.4"),
         "mean": Does("--mean", "--draws 2"),
     },
@@ -182,8 +184,6 @@ ROWS = {
         "normal-num": Does("--normal-num 40", NORMAL),
         "normal-split": Refused(f"{NORMAL} --normal-split test", "--normal-split test: is of --normal"),
         "dir": Refused("--dir x", "--dir x: prepared TFDS sets are there, and none is asked for"),
-        "size": Refused("--size 4", "has images 4x4x1, the network knows 8x8x1"),
-        "channels": Refused("--channels 3", "has images 8x8x3, the network knows 8x8x1"),
         "labels-normal": Does("--labels-normal 1"),
         "labels-anomalous": Does("--labels-anomalous 1"),
     },

@@ -145,7 +145,9 @@ def test_a_png_begins_each_row_with_the_small_picture(here, tmp_path, enlarge):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--images digits", ["--images digits: are 8x8x1, this network enlarges 4x4x1", "--degrade makes large"]),
+        ("--images digits", ["--images digits: 8x8x1; expected 4x4x1", "give --degrade"]),
+        ("--images large.npz", ["large.npz: 9x9x3; expected 4x4x1, for the network; give --size 4 --channels 1"]),
+        ("--images large.npz --degrade", ["expected 8x8x1, for the network; give --size 8 --channels 1"]),
         ("--images digits --num 9999", ["--num 9999: there are 1,797 images in digits"]),
         ("--images digits --num 0 --degrade", ["--num 0: expected at least 1"]),
         ("--images nowhere.npz", ["nowhere.npz: no such file"]),
@@ -163,11 +165,12 @@ def test_a_png_begins_each_row_with_the_small_picture(here, tmp_path, enlarge):
 def test_errors(here, tmp_path, monkeypatch, capsys, options, words):
     monkeypatch.chdir(tmp_path)
     np.savez("unlabelled.npz", images=np.zeros((3, 4, 4), np.uint8))
+    np.savez("large.npz", images=np.zeros((3, 9, 9, 3), np.uint8), labels=np.arange(3))
     out = "" if "--out" in options else "--out x.png"
     message = fails(capsys, main, f"super-resolution --run {here / 'run'} {options} {out}")
     for word in words:
         assert word in message, message
-    assert [path.name for path in tmp_path.iterdir()] == ["unlabelled.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.npz", "unlabelled.npz"]
 
 
 def test_a_run_that_enlarges_nothing_is_refused(here, tmp_path, capsys):

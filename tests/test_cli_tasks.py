@@ -164,7 +164,10 @@ MISTAKES = [
     (("variations", "--truncation", "1"), "--truncation: of pictures that begin from noise alone"),
     (("interpolate", "--strength", "0.5"), "--strength: is of --through noised"),
     (("inpaint", "--mask", "left", "--method", "dps", "--sampler", "ddim"), "dps is an algorithm of ddpm's steps"),
-    (("restore", "--operator", "downsample"), "expected 4x4x1"),
+    (
+        ("restore", "--operator", "downsample"),
+        "8x8x1; expected 4x4x1, for the network; if they are whole images, give --degrade",
+    ),
     (("restore", "--operator", "downsample", "--factor", "3"), "3 must divide both"),
     (("restore", "--operator", "grey", "--degrade"), "3 weights for pictures of 1 channels"),
     (("restore", "--operator", "blur", "--blur", "0"), "positive number of pixels"),
@@ -201,10 +204,43 @@ def test_mistakes_are_one_line_before_anything_is_compiled(args, said, trained, 
 def test_images_of_another_kind_are_refused(trained, images, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(trained, images, "variations", file="colours.npz", tmp_path=tmp_path)
-    assert "8x8x3; expected 8x8x1" in capsys.readouterr().err
+    assert "8x8x3; expected 8x8x1, for the network; give --channels 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(trained, images, "variations", file="none.npz", tmp_path=tmp_path)
     assert "none.npz: no such file" in capsys.readouterr().err
+
+
+def test_photographs_are_made_of_the_networks_size(trained, images, tmp_path, capsys):
+    """As they are, in Pillow's own hands: the middle square, resized and grey."""
+    (tmp_path / "set").mkdir()
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+    for i in range(2):
+        photograph.save(tmp_path / "set" / f"{i}.png")
+    with pytest.raises(SystemExit):
+        run(trained, tmp_path, *COMMANDS["outpaint"], file="set", tmp_path=tmp_path)
+    assert "30x40x3; expected 8x8x1, for the network; give --size 8 --channels 1" in capsys.readouterr().err
+    sized = (*COMMANDS["outpaint"], "--size", "8", "--channels", "1")
+    made = np.load(run(trained, tmp_path, *sized, file="set", tmp_path=tmp_path))["images"]
+    small = photograph.convert("L").resize((8, 8), Image.Resampling.LANCZOS, box=(5, 0, 35, 30))
+    np.testing.assert_array_equal(made[0, 2:-2, 2:-2, 0], np.asarray(small)[2:-2, 2:-2])
+
+
+def test_one_picture_is_to_be_put_into_a_folder(trained, images, tmp_path, capsys):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    for file, words in (("a.png", "a.png: is one picture"), ("none/b", "none/b: no such file or folder")):
+        with pytest.raises(SystemExit):
+            run(trained, tmp_path, "variations", file=file, tmp_path=tmp_path)
+        assert words in capsys.readouterr().err
+
+
+def test_a_folder_of_which_no_image_can_be_read_is_told_of_without_options_of_training(trained, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_text("no image")
+    with pytest.raises(SystemExit):
+        run(trained, tmp_path, "variations", file="set", tmp_path=tmp_path)
+    said = capsys.readouterr().err
+    assert "none of its 1 images can be read" in said
+    assert "train.py" not in said
 
 
 def test_images_of_a_folder_that_differ_are_told_of_by_the_commands_own_options(trained, images, tmp_path, capsys):

@@ -20,6 +20,7 @@ from jaxdiff.data import (
     record_folder,
     tfds_images,
 )
+from jaxdiff.data.folder import SUFFIXES
 from jaxdiff.typing import InputError
 
 
@@ -69,6 +70,8 @@ def _source(data: Data) -> Source:
         if is_record_folder(path):
             return record_folder(path)
         return image_folder(path, size=data.size, channels=data.channels, labels=data.labels)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        raise InputError(f"--data.name {data.name}: is one picture; expected a folder of them. Put it in a folder")
     if not path.exists() and ("/" in data.name or path.suffix):
         raise InputError(f"--data.name {data.name}: no such file or folder")
     raise InputError(

@@ -9,10 +9,9 @@ import numpy as np
 from jaxdiff import build, evaluation, runs
 from jaxdiff.build import Spec
 from jaxdiff.cli.common import read_run
-from jaxdiff.cli.sources import named_source
+from jaxdiff.cli.sources import check_shape, named_source
 from jaxdiff.config import Data
 from jaxdiff.data import Source, class_names
-from jaxdiff.evaluation import size_of
 from jaxdiff.typing import InputError
 
 
@@ -79,11 +78,7 @@ def some_of(name: str, split: str | None, flag: str, images: Images, spec: Spec,
         channels=images.channels, labels=labels,
     )  # fmt: skip
     source = named_source(data, f"--{flag}", split=split, num=num if flag == "images" else None)
-    if source.image_shape != spec.image_shape:
-        raise InputError(
-            f"--{flag} {name}: has images {size_of(source.image_shape)}, the network knows "
-            f"{size_of(spec.image_shape)}: make them alike by --size and --channels"
-        )
+    check_shape(source, spec.image_shape, f"--{flag}", name)
     return Some(name, source, _chosen(source, num))
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,8 +14,9 @@ from tqdm import tqdm
 from jaxdiff import build, cascades, on_images
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
-from jaxdiff.cli.sources import named_source, reading
+from jaxdiff.cli.sources import check_shape, named_source, reading
 from jaxdiff.config import Config, Data
+from jaxdiff.data import Source
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import labels_of, size_of
 from jaxdiff.metrics import psnr
@@ -31,6 +32,10 @@ class OfImages(Pictures):
     """As --data.name of train.py: a folder of images, a .npz, .npy or IDX file, digits, tfds:NAME, hf:NAME."""
     split: str | None = None
     """Of a TFDS or Hugging Face set; default train."""
+    size: int | None = None
+    """Resize the middle square of each image to that side; default: as the images are."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 grey, 3 RGB, 4 RGBA; default: as the images are."""
     num: int | None = None
     """The first so many; default all."""
     draws: int = 1
@@ -38,6 +43,12 @@ class OfImages(Pictures):
     out: Path
     """NAME.png: a row for each image, what was given first. NAME.npz: arrays `images` (uint8 NHWC) and `labels`. A
     folder: one PNG each. The draws of an image follow each other."""
+
+    @property
+    def source(self) -> Source:
+        """All of the images, checked."""
+        data = Data(name=self.images, size=self.size, channels=self.channels)
+        return named_source(data, "--images", split=self.split, num=self.num)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +199,7 @@ def prepared(
     if fixed_sampler is not None and command.sampler not in (None, fixed_sampler):
         raise InputError(f"--sampler {command.sampler}: this is done with {fixed_sampler}; leave it out")
     wanted = fixed_sampler or command.sampler or default_sampler
-    source = named_source(Data(name=command.images), "--images", split=command.split, num=command.num)
+    source = command.source
     index = np.arange(command.num or len(source))
     own = labels_of(source, index)
 
@@ -219,11 +230,8 @@ def prepared(
     for one in every:
         if one.labels is not None and (one.labels == one.spec.num_classes).any() and not build.knows_none(one.config):
             raise InputError("this network was never trained without a label: say what the pictures show by --labels")
-    expected = shape(made.spec.image_shape)
-    if source.image_shape != expected:
-        raise InputError(
-            f"--images {command.images}: {size_of(source.image_shape)}; expected {size_of(expected)}, for the network"
-        )
+    whole = made.spec.image_shape
+    check_shape(source, shape(whole), "--images", command.images, whole=whole)
     with reading("--images", command.images):
         images = source.gather(index)["image"]
     return Work(command, made, besides, images, made.labels)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from jaxdiff import build
 from jaxdiff.config import Config, Data, check
 from jaxdiff.data import Source
+from jaxdiff.evaluation import size_of
 from jaxdiff.typing import InputError
 
 
@@ -31,10 +32,39 @@ def named_source(data: Data, flag: str, *, split: str | None = None, num: int | 
         source = build.source(data)
     except InputError as error:
         said = str(error).replace("--data.name", flag)
-        raise InputError(said.replace("--data.size", "--size").replace("--data.channels", "--channels")) from None
+        said = said.replace("--data.size", "--size").replace("--data.channels", "--channels")
+        raise InputError(_own(said)) from None
     if num is not None and num > len(source):
         raise InputError(f"--num {num}: there are {len(source):,} images in {data.name}")
     return source
+
+
+def check_shape(
+    source: Source, expected: tuple[int, ...], flag: str, name: str, *, whole: tuple[int, ...] | None = None
+) -> None:
+    """Raise `InputError` for images of another shape than the network takes, with the options that mend it.
+
+    Args:
+      source: the images.
+      expected: `(H, W, C)`.
+      flag: the option that names them.
+      name: what it says.
+      whole: the shape of those that --degrade makes such ones of, if the command has that.
+    """
+    there = source.image_shape
+    if there == expected:
+        return
+    height, width, channels = expected
+    options = [f"--size {height}"] if there[:2] != expected[:2] and height == width else []
+    options += [f"--channels {channels}"] if there[2] != channels else []
+    mend = "if they are whole images, give --degrade" if there == whole else f"give {' '.join(options)}"
+    said = f"{flag} {name}: {size_of(there)}; expected {size_of(expected)}, for the network"
+    raise InputError(f"{said}; {mend}" if options else said)
+
+
+def _own(said: str) -> str:
+    """A message without the sentences of advice that are of train.py."""
+    return ". ".join(part for part in said.split(". ") if "--data." not in part)
 
 
 @contextmanager
@@ -43,7 +73,7 @@ def reading(flag: str, name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        said, _, advice = str(error).partition(". ")
-        if "--data." not in advice:
+        said = _own(str(error))
+        if said == str(error):
             raise
         raise InputError(f"{flag} {name}: {said}; expected readable images of one size. Mend or remove it") from None

@@ -15,8 +15,8 @@ from jaxdiff import build, cascades, evaluation, sampling
 from jaxdiff.cli.images import OfImages
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
-from jaxdiff.cli.sources import named_source, reading
-from jaxdiff.config import Config, Data
+from jaxdiff.cli.sources import check_shape, reading
+from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import size_of
@@ -49,7 +49,7 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     check_numbers(num=command.num, draws=command.draws)
     if command.pretrained is not None:
         raise InputError("--pretrained: no such network is given small pictures; give a --run")
-    source = named_source(Data(name=images), "--images", split=command.split, num=command.num)
+    source = command.source
     index = np.arange(command.num or len(source))
 
     def by_class(classes: int) -> np.ndarray | None:
@@ -63,13 +63,9 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     made = prepare(command, len(index), by_class=by_class, of_images=True)
     _check_enlarges(made.config, f"--run {command.run}")
     level = checked_level(made.config, command.level, "--level")
-    expected = made.spec.image_shape if command.degrade else build.low_shape(made.config, made.spec.image_shape)
-    if source.image_shape != expected:
-        hint = "; --degrade makes large ones smaller" if source.image_shape == made.spec.image_shape else ""
-        raise InputError(
-            f"--images {images}: are {size_of(source.image_shape)}, this network enlarges {size_of(expected)}{hint}"
-        )
-
+    whole = made.spec.image_shape
+    expected = whole if command.degrade else build.low_shape(made.config, whole)
+    check_shape(source, expected, "--images", images, whole=whole)
     with reading("--images", images):
         low = low_pictures(made.config, source, index, degrade=command.degrade)
     name, params = made.load()
