@@ -1,5 +1,6 @@
 """`jaxdiff export`: what the file says, that it is whole or not there and the same every time, and what is refused."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -228,3 +229,9 @@ def test_a_network_of_latents(tmp_path):
     (tmp_path / "net" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"}))
     expected, served = compared(tmp_path, f"--pretrained {tmp_path / 'net'} --steps 2 --guidance 2", "latents")
     np.testing.assert_allclose(served(3, floats=True), expected, atol=1e-4)
+
+
+def test_a_sampler_whose_library_is_not_installed_is_told_of_by_its_option(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = fails(capsys, main, f"export --run {folder / 'run'} --sampler ode --out {tmp_path / 'x.jaxdiff'}")
+    assert "error: --sampler ode needs diffrax" in message

@@ -17,7 +17,7 @@ from jaxdiff.app.limits import Limits
 from jaxdiff.config import Config
 from jaxdiff.noise import example_keys, fold_in, white_noise
 from jaxdiff.pixels import from_uint8, to_uint8
-from jaxdiff.samplers import Way, check_resampling, draws_noise, remembers, time_travel
+from jaxdiff.samplers import Way, check_resampling, draws_noise, remembers, time_travel, usual_jump
 from jaxdiff.typing import Array, Denoiser, InputError, Prediction, PyTree, Schedule
 
 OFFERED = ("ddim", "ddpm", "dpm_solver++", "unipc", "heun", "euler_ancestral")
@@ -152,7 +152,7 @@ class Model:
         steps = len(times) - 1
         most = 1 if steps == 1 or remembers(sampler) else max(1, min(RESAMPLINGS, self.limits.max_steps // steps))
         goes = {
-            "jump_length": max(1, min(10, steps - 1)) if jump_length is None else jump_length,
+            "jump_length": usual_jump(steps) if jump_length is None else jump_length,
             "resamplings": most if resamplings is None else resamplings,
         }
         self._check_steps(steps * max(goes["resamplings"], 1))

@@ -54,13 +54,14 @@ def with_sample(config: Config, given: Mapping[str, Any]) -> Config:
     20
     """
     config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **given))
+    schedule = diffusion.schedule(config.diffusion)
     try:
         check(config)
+        check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
+        made = sampler(config, schedule) if given else None
     except InputError as error:
         raise InputError(str(error).replace("--sample.", "--")) from None
-    schedule = diffusion.schedule(config.diffusion)
-    check_unused(config.sample, [name for name in ("eta", "variance") if name in given])
-    if "temperature" in given and not samplers.draws_noise(sampler(config, schedule)):
+    if "temperature" in given and not samplers.draws_noise(made):
         raise InputError(
             f"--temperature: {config.sample.sampler}, as it is set, draws no noise; use --sampler ddpm, or ddim --eta "
             "1, or --start-scale, which is of the noise it starts from"

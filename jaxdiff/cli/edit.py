@@ -103,10 +103,10 @@ def transfer(command: Annotated[Transfer, tyro.conf.arg(name="")]) -> None:
         target = Pictures(
             run=command.to_run, labels=command.labels, weights=weights, dtype=command.dtype, guidance=command.guidance
         )
-        work = _deterministic(source, [target])
+        work = _deterministic(source, [target], labels_flag="--source-labels")
         to = work.others[0].labels
     else:
-        work = _deterministic(source, [])
+        work = _deterministic(source, [], labels_flag="--source-labels")
         to = prepare(dataclasses.replace(source, labels=command.labels, sampler="ddim"), len(work.images)).labels
 
     def task(given: Given) -> Array:
@@ -212,10 +212,15 @@ def _from(work: Work, strength: float) -> np.ndarray:
     """The times of the grid from `strength` on."""
     if not 0 < strength <= 1:
         raise InputError(f"--strength {strength}: expected above 0, at most 1")
-    return timesteps.starting_at(work.times, strength)
+    try:
+        return timesteps.starting_at(work.times, strength)
+    except InputError:
+        raise InputError(
+            f"--strength {strength}: no step of {len(work.times) - 1} begins there or below; give more, or more --steps"
+        ) from None
 
 
-def _deterministic(command: OfImages, others: list[Pictures]) -> Work:
+def _deterministic(command: OfImages, others: list[Pictures], *, labels_flag: str = "--labels") -> Work:
     """With DDIM, which inversion is defined by."""
     if command.eta not in (None, 0) or command.temperature is not None:
         raise InputError("this is done by DDIM without noise; leave --eta and --temperature out")
@@ -223,4 +228,4 @@ def _deterministic(command: OfImages, others: list[Pictures]) -> Work:
         if value != getattr(OfImages, name):
             raise InputError(f"--{name} {value}: nothing is drawn, there is but one; leave it out")
     others = [dataclasses.replace(other, sampler="ddim") for other in others]
-    return prepared(command, fixed_sampler="ddim", unguided=True, others=others)
+    return prepared(command, fixed_sampler="ddim", unguided=True, others=others, labels_flag=labels_flag)

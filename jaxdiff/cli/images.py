@@ -176,6 +176,7 @@ def prepared(
     fixed_sampler: str | None = None,
     others: Sequence[Pictures] = (),
     unguided: bool = False,
+    labels_flag: str = "--labels",
     shape: Callable[[tuple[int, int, int]], tuple[int, ...]] = tuple,
 ) -> Work:
     """Check all that can be before anything is compiled.
@@ -186,6 +187,7 @@ def prepared(
       fixed_sampler: of a task that is defined with it: another is refused.
       others: networks besides, of the same pictures.
       unguided: by default, whatever the run's guidance: what it makes of x_t is to be the mean of what x_0 may be.
+      labels_flag: the option that gave `command.labels`.
       shape: of the network's pictures -> of the images.
 
     Raises:
@@ -211,9 +213,10 @@ def prepared(
         print("note: the images have no labels that the network knows: it is told none", file=sys.stderr)
         return np.full(len(index), classes, np.int32)
 
+    flags = [labels_flag, *("--labels" for _ in others)]
     every = [
-        prepare(one, len(index), by_class=partial(by_class, given=one.labels))
-        for one in (dataclasses.replace(command, sampler=wanted), *others)
+        prepare(one, len(index), by_class=partial(by_class, given=one.labels), labels_flag=flag)
+        for one, flag in zip((dataclasses.replace(command, sampler=wanted), *others), flags, strict=True)
     ]
     if unguided and command.guidance is None:
         every = [one._replace(config=_with(one.config, guidance=1.0)) for one in every]
@@ -227,9 +230,9 @@ def prepared(
             raise InputError("the two networks have different schedules: a latent of one is none of the other")
     if made.latents:
         raise InputError("this network makes latents for an autoencoder, which are no pictures")
-    for one in every:
+    for one, flag in zip(every, flags, strict=True):
         if one.labels is not None and (one.labels == one.spec.num_classes).any() and not build.knows_none(one.config):
-            raise InputError("this network was never trained without a label: say what the pictures show by --labels")
+            raise InputError(f"this network was never trained without a label: say what the pictures show by {flag}")
     whole = made.spec.image_shape
     check_shape(source, shape(whole), "--images", command.images, whole=whole)
     with reading("--images", command.images):

@@ -15,7 +15,7 @@ from jaxdiff.cli.restore import Guided, check_even, check_guided
 from jaxdiff.data.images import read_grey
 from jaxdiff.on_images import Given, Task
 from jaxdiff.pixels import from_uint8
-from jaxdiff.samplers import check_resampling, time_travel
+from jaxdiff.samplers import check_resampling, usual_jump
 from jaxdiff.typing import Array, InputError
 
 SIDES = ("left", "right", "top", "bottom")
@@ -35,7 +35,7 @@ class Inpaint(OfImages, Guided):
     method: Literal["repaint", "replacement", "moments", "dps", "null_space"] = "repaint"
     """How."""
     jump_length: int | None = None
-    """Of repaint: steps that it goes back up; default 10."""
+    """Of repaint: steps that it goes back up; default 10, or all but one where there are no more."""
     resamplings: int | None = None
     """Of repaint: how often each piece of the way is gone; default 10."""
 
@@ -48,8 +48,7 @@ def known_of(mask: str, shape: tuple[int, int, int], *, seed: int) -> np.ndarray
     """
     height, width, _ = shape
     known = np.ones((height, width, 1), np.float32)
-    name, _, number = mask.partition(":")
-    n = int(number) if number.isdecimal() else 0
+    name, colon, number = mask.partition(":")
     if Path(mask).is_file():
         known[_white(mask, (height, width))] = 0
     elif mask in SIDES:
@@ -60,14 +59,21 @@ def known_of(mask: str, shape: tuple[int, int, int], *, seed: int) -> np.ndarray
             "bottom": np.s_[height // 2 :],
         }
         known[half[mask]] = 0
-    elif name == "center" and 0 < n <= min(height, width):
+    elif colon and name == "center":
+        n = _pixels(mask, (height, width), most=min(height, width))
         top, left = (height - n) // 2, (width - n) // 2
         known[top : top + n, left : left + n] = 0
-    elif name == "frame" and 0 < 2 * n < min(height, width):
+    elif colon and name == "frame":
+        n = _pixels(mask, (height, width), most=(min(height, width) - 1) // 2)
         known[:] = 0
         known[n:-n, n:-n] = 1
-    elif name == "random" and 0 < _number(number) <= 1:
-        known[np.random.default_rng(seed).random((height, width)) < _number(number)] = 0
+    elif colon and name == "random":
+        share = _number(number)
+        if not 0 < share <= 1:
+            raise InputError(f"--mask {mask}: expected a share of the pixels, above 0 and at most 1, as random:0.5")
+        known[np.random.default_rng(seed).random((height, width)) < share] = 0
+    elif "/" in mask or Path(mask).suffix:
+        raise InputError(f"--mask {mask}: no such file")
     else:
         raise InputError(
             f"--mask {mask}: expected a picture's file, {', '.join(SIDES)}, center:N or frame:N (N pixels of "
@@ -83,6 +89,17 @@ def _white(path: str, size: tuple[int, int]) -> np.ndarray:
     if grey.shape != size:
         raise InputError(f"--mask {path}: {grey.shape[0]}x{grey.shape[1]} pixels; expected {size[0]}x{size[1]}")
     return grey >= 128
+
+
+def _pixels(mask: str, size: tuple[int, int], *, most: int) -> int:
+    """N of `name:N`."""
+    name, _, number = mask.partition(":")
+    n = int(number) if number.isdecimal() else 0
+    if not 0 < n <= most:
+        wrong = "too large for" if n else "no number of pixels in"
+        expected = f"expected {name}:1 to {name}:{most}"
+        raise InputError(f"--mask {mask}: {wrong} pictures of {size[0]}x{size[1]}; {expected}")
+    return n
 
 
 def _number(text: str) -> float:
@@ -106,15 +123,16 @@ def inpaint(command: Annotated[Inpaint, tyro.conf.arg(name="")]) -> None:
     work = prepared(command, default_sampler="ddpm")
     known = known_of(command.mask, work.made.spec.image_shape, seed=command.seed)
     check_even(work)
-    if command.method == "repaint":
-        jump_length, resamplings = _repaint(command)
-        check_resampling(work.sampler, resamplings)
-        time_travel(len(work.times) - 1, jump_length=jump_length, resamplings=resamplings)
     if command.method in ("repaint", "replacement") and len(work.times) < 3:
         raise InputError("--steps: what is known is put in after each step, so there must be more than one")
+    steps = len(work.times) - 1
+    jump_length, resamplings = _repaint(command, steps)
+    check_resampling(work.sampler, resamplings)
+    if resamplings > 1 and jump_length >= steps:
+        raise InputError(f"--jump-length {jump_length}: expected fewer than the grid's {steps} steps")
     grey = np.where(known > 0, work.images, 128).astype(np.uint8)
     made = work.draw(
-        _task(command, known, clip=work.made.config.sample.clip),
+        _task(command, known, steps=steps, clip=work.made.config.sample.clip),
         given=grey,
         clip=command.method in ("repaint", "replacement"),
     )
@@ -123,15 +141,16 @@ def inpaint(command: Annotated[Inpaint, tyro.conf.arg(name="")]) -> None:
     work.write(painted, work.images, grey)
 
 
-def _repaint(command: Inpaint) -> tuple[int, int]:
+def _repaint(command: Inpaint, steps: int) -> tuple[int, int]:
     """Jump length and resamplings."""
     if command.method != "repaint":
         return 1, 1
-    return tuple(10 if n is None else n for n in (command.jump_length, command.resamplings))  # type: ignore[return-value]
+    jump_length = usual_jump(steps) if command.jump_length is None else command.jump_length
+    return jump_length, 10 if command.resamplings is None else command.resamplings
 
 
-def _task(command: Inpaint, known: np.ndarray, *, clip: bool) -> Task:
-    jump_length, resamplings = _repaint(command)
+def _task(command: Inpaint, known: np.ndarray, *, steps: int, clip: bool) -> Task:
+    jump_length, resamplings = _repaint(command, steps)
 
     def repaint(given: Given) -> Array:
         mask = jnp.asarray(known[None])

@@ -112,6 +112,7 @@ def prepare(
     *,
     by_class: Callable[[int], np.ndarray | None] = lambda classes: None,
     of_images: bool = False,
+    labels_flag: str = "--labels",
 ) -> Prepared:
     """Check all of it, before anything is compiled.
 
@@ -120,6 +121,7 @@ def prepare(
       num: how many.
       by_class: of a network of so many classes the label of each, `[num]`; None for what `pictures.labels` says.
       of_images: a network of super-resolution will do, for there are images to make what it is given of.
+      labels_flag: the option that gave `pictures.labels`.
 
     Raises:
       InputError: a network of super-resolution unless `of_images`; options that do not fit each other, the network or
@@ -151,7 +153,7 @@ def prepare(
     warn_of_signal(schedule)
     guide = _classifier(pictures, config, spec, schedule)
     chosen = None if spec.num_classes is None else by_class(spec.num_classes)
-    labels = _labels(pictures, spec, given, guide, num) if chosen is None else chosen
+    labels = _labels(pictures, spec, given, guide, num, labels_flag) if chosen is None else chosen
     classify, key = None if guide is None else guide.log_prob, jax.random.key(pictures.seed)
 
     def strength() -> tuple[PyTree, Any] | None:
@@ -218,18 +220,16 @@ def _classifier(pictures: Pictures, config: Config, spec: build.Spec, schedule: 
 
 
 def _labels(
-    pictures: Pictures, spec: build.Spec, given: dict[str, Any], guide: GuidedClassifier | None, num: int
+    pictures: Pictures, spec: build.Spec, given: dict[str, Any], guide: GuidedClassifier | None, num: int, flag: str
 ) -> np.ndarray | None:
     if spec.num_classes is None and "guidance" in given:
         raise InputError("this model was trained without labels: leave --guidance out")
     classes = spec.num_classes if guide is None else guide.num_classes
     if classes is None:
         if pictures.labels:
-            raise InputError(
-                "this model was trained without labels: leave --labels out, or give a --classifier of them"
-            )
+            raise InputError(f"this model was trained without labels: leave {flag} out, or give a --classifier of them")
         return None
     for label in pictures.labels:
         if not 0 <= label < classes:
-            raise InputError(f"--labels {label}: expected labels from 0 to {classes - 1}")
+            raise InputError(f"{flag} {label}: expected labels from 0 to {classes - 1}")
     return sampling.cycle(pictures.labels or range(classes), num)

@@ -11,6 +11,7 @@ import tyro
 from jaxdiff import operators, tasks
 from jaxdiff.cli.images import OfImages, Work, prepared
 from jaxdiff.cli.out import check_numbers
+from jaxdiff.evaluation import size_of
 from jaxdiff.on_images import Given
 from jaxdiff.pixels import from_uint8, to_uint8
 from jaxdiff.samplers import draws_noise, remembers
@@ -107,10 +108,19 @@ def restore(command: Annotated[Restore, tyro.conf.arg(name="")]) -> None:
     for name, operator in (("factor", "downsample"), ("blur", "blur")):
         if getattr(command, name) is not None and command.operator != operator:
             raise InputError(f"--{name}: is of --operator {operator}, not of {command.operator}; leave it out")
+    check_numbers(factor=command.factor)
+    if command.blur is not None and not 0 < command.blur < np.inf:
+        raise InputError(f"--blur {command.blur}: expected a positive number of pixels")
     A = command.A
 
     def measured(shape: tuple[int, int, int]) -> tuple[int, ...]:
-        found: tuple[int, ...] = jax.eval_shape(A, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
+        if command.operator == "grey" and shape[-1] != 3:
+            raise InputError(f"--operator grey: needs a network of colour pictures; this one knows {size_of(shape)}")
+        try:
+            found: tuple[int, ...] = jax.eval_shape(A, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
+        except InputError as error:
+            flag = "--blur" if command.operator == "blur" else "--factor"
+            raise InputError(f"{flag}: {error}") from None
         return shape if command.degrade else found
 
     work = prepared(command, default_sampler="ddpm", unguided=True, shape=measured)

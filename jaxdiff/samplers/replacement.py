@@ -121,6 +121,17 @@ def check_resampling(sampler: Any, resamplings: int) -> None:
     )
 
 
+def usual_jump(steps: int) -> int:
+    """The paper's jump of 10 steps, or all but one of a shorter grid.
+
+    >>> usual_jump(250), usual_jump(4)
+    (10, 3)
+
+    Source: Lugmayr et al. 2022 (arXiv 2201.09865), appendix B.
+    """
+    return max(1, min(10, steps - 1))
+
+
 def time_travel(steps: int, *, jump_length: int, resamplings: int) -> np.ndarray:
     """RePaint's way through a grid of n = `steps` steps, as numbers of its times, 0 the noise and n the data: with p
     steps to go, p = 1, 1 + j, 1 + 2 j, ... <= n - j, it jumps back up j steps, r - 1 times, and comes down again.
