@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxdiff import build, cascades, condition, metrics, runs, sampling
 from jaxdiff.cli import train_main
-from jaxdiff.cli.super_resolution import low_pictures, shown_small
+from jaxdiff.cli.super_resolution import lowered, shown_small
 from jaxdiff.config import Data
 from jaxdiff.data.images import grid, to_uint8, write_png
 
@@ -73,7 +73,7 @@ def main() -> None:
     step, params = runs.load_weights(run, config, spec)
     source, index = build.source(Data(name=str(args.data / TEST), labels=False)), np.arange(args.num)
     real = source.gather(index)["image"]
-    low = low_pictures(config, source, index, degrade=True)
+    low = lowered(config, real)
     started = time.perf_counter()
     program = sampling.pmapped(cascades.super_resolver(config, spec))
     drawn = np.concatenate(list(cascades.enlargements(

@@ -85,7 +85,10 @@ def test_corrupt_images_are_named_and_left_out_only_on_request(here, capsys):
     assert "left out: pictures/digit_0/bad.png: " in out
     assert "12 images" in out
     assert "not a usable image" in fails(capsys, "data show --data pictures --num 13 --out batch.png")
-    run(capsys, "data show --data pictures --num 13 --out batch.png --skip-corrupt")
+    said = run(capsys, "data show --data pictures --num 13 --out batch.png --skip-corrupt")
+    assert "a batch of 13, shuffled" in said
+    said = run(capsys, "data show --data pictures --num 14 --out batch.png --skip-corrupt")
+    assert "a batch of 14, of which some are there more than once" in said
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ ROWS = {
         "classifier-options": Refused("--classifier-options a 8", "--classifier-scale and --classifier-options without"),
         "degrade": Refused("--degrade --images small.npz", "4x4x1; expected 8x8x1, for the network; give --size 8"),
         "level": Does("--level 0.4"),
-        "mean": Does("--mean", "--draws 2"),
+        "mean": Does("--mean --draws 2", "--draws 2"),
     },
     "denoise": OF_IMAGES | FEW | {
         "sampler": Does("--sampler ddim"),  # by default ddpm, whose draws differ

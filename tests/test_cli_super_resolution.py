@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 
@@ -135,11 +136,30 @@ def test_a_png_begins_each_row_with_the_small_picture(here, tmp_path, enlarge):
     main(shlex.split(f"super-resolution --run {here / 'run'} --images digits --degrade --num 5 --draws 2 --out {out}"))
     with Image.open(out) as file:
         picture = np.asarray(file)
-    assert picture.shape == (5 * 33 + 1, 3 * 33 + 1)
-    low = digits().images[2, ..., 0].reshape(4, 2, 4, 2).mean((1, 3)).repeat(8, 0).repeat(8, 1)
-    np.testing.assert_allclose(picture[1 + 66 : 33 + 66, 1:33], low, atol=0.51)
+    assert picture.shape == (5 * 33 + 1, 4 * 33 + 1)
+    real = digits().images[2, ..., 0]
+    np.testing.assert_array_equal(picture[1 + 66 : 33 + 66, 1:33][::4, ::4], real)
+    low = real.reshape(4, 2, 4, 2).mean((1, 3)).repeat(8, 0).repeat(8, 1)
+    np.testing.assert_allclose(picture[1 + 66 : 33 + 66, 34:66], low, atol=0.51)
     draws = enlarge("--draws 2")[0]
-    close(picture[1 + 66 : 33 + 66, 34:66][::4, ::4], draws[4, ..., 0])
+    close(picture[1 + 66 : 33 + 66, 67:99][::4, ::4], draws[4, ..., 0])
+
+
+def test_whole_images_are_compared_with(enlarge, capsys):
+    """The PSNR said is scikit-image's definition of the pictures written, but for the rounding of their levels."""
+    real = digits().images[:5].astype(float)
+    images, _ = enlarge("--draws 3")
+    said = capsys.readouterr().out
+    draws = images.reshape(5, 3, 8, 8, 1).astype(float)
+
+    def psnr(x):
+        return np.mean(10 * np.log10(255**2 / np.mean((x - real) ** 2, axis=(1, 2, 3))))
+
+    low = jnp.asarray(real.reshape(5, 4, 2, 4, 2, 1).mean((2, 4)), jnp.float32)
+    bicubic = np.clip(jax.image.resize(low, real.shape, "cubic"), 0, 255)
+    found = re.search(r"images: enlarged ([\d.]+) dB, mean of the draws ([\d.]+) dB, bicubic ([\d.]+) dB", said)
+    expected = [psnr(draws[:, 0]), psnr(draws.mean(1)), psnr(bicubic)]
+    np.testing.assert_allclose([float(x) for x in found.groups()], expected, atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +174,7 @@ def test_a_png_begins_each_row_with_the_small_picture(here, tmp_path, enlarge):
         ("--images digits --degrade --level 0.6", ["--level 0.6: expected 0 to 0.5"]),
         ("--images digits --degrade --level nan", ["--level nan"]),
         ("--images digits --degrade --draws 0", ["--draws 0"]),
+        ("--images digits --degrade --mean", ["--mean: the mean of one draw is that draw; give --draws 2"]),
         ("--images digits --degrade --labels 10", ["--labels 10: expected labels from 0 to 9"]),
         ("--images unlabelled.npz", ["--labels: unlabelled.npz has none", "10 classes"]),
         ("--images digits --degrade --classifier x.pt", ["--classifier: guides no super-resolution"]),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from jaxdiff import build, cascades, evaluation, sampling
 from jaxdiff.cli import hosts
 from jaxdiff.cli.plan import Job
-from jaxdiff.cli.super_resolution import low_pictures, shown_small
+from jaxdiff.cli.super_resolution import lowered, shown_small
 from jaxdiff.config import Config
 from jaxdiff.data.images import grid
 from jaxdiff.pixels import to_uint8
@@ -54,13 +54,14 @@ def _enlarged(job: Job) -> Callable[[Any, Array], np.ndarray]:
     columns, program = 3 * max(1, round((len(index) / 3) ** 0.5)), _program(job, cascades.super_resolver)
 
     def make(params: Any, key: Array) -> np.ndarray:
-        low = low_pictures(config, source, index, degrade=True)
+        real = source.gather(index)["image"]
+        low = lowered(config, real)
         drawn = cascades.enlargements(
             program, config, params, key, evaluation.labels_of(source, index), low.__getitem__, num=len(index),
             batch=len(index), level=config.condition.level,
         )  # fmt: skip
         made = to_uint8(np.concatenate(list(drawn))[:, 0])
-        threes = np.stack([shown_small(config, to_uint8(low)), made, source.gather(index)["image"]], axis=1)
+        threes = np.stack([shown_small(config, to_uint8(low)), made, real], axis=1)
         return grid(threes.reshape(-1, *made.shape[1:]), columns=columns)
 
     return make

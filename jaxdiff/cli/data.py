@@ -115,7 +115,8 @@ def show(
     write_png(out, grid(batch["image"]))
     height, width, channels = source.image_shape
     print(f"{images.data}: {len(source):,} images, {height}x{width}x{channels}, {_classes(source)}")
-    print(f"{out}: {num} of them, shuffled by seed {seed}")
+    again = ", of which some are there more than once" if num > len(source) else ""
+    print(f"{out}: a batch of {num}{again}, shuffled by seed {seed}")
     print(statistics(batch["image"]))
     if "label" in batch:
         print(histogram(batch["label"], source.num_classes or 1, sources.class_names(source)))

@@ -160,9 +160,27 @@ class Work:
 
     def compare(self, **made: np.ndarray) -> None:
         """Say the mean PSNR of pictures in [-1, 1], by name, to the images."""
-        real = from_uint8(self.images)
-        found = {name: float(np.mean(np.asarray(psnr(np.clip(x, -1, 1), real)))) for name, x in made.items()}
-        print("PSNR to the images: " + ", ".join(f"{name.replace('_', ' ')} {x:.2f} dB" for name, x in found.items()))
+        print(compared(self.images, **made))
+
+
+def compared(real: np.ndarray, **made: np.ndarray) -> str:
+    """The mean PSNR of pictures in [-1, 1], by name, to uint8 `[N, H, W, C]`; those that are exact, to which it is
+    infinite, are counted.
+
+    >>> real = np.zeros((2, 8, 8, 1), np.uint8)
+    >>> half = from_uint8(real) + np.array([0.0, 0.2], np.float32)[:, None, None, None]
+    >>> compared(real, the_same=from_uint8(real), half=half)
+    'PSNR to the images: the same exact, half 20.00 dB (1 of 2 exact)'
+    """
+    said = []
+    for name, x in made.items():
+        found = np.asarray(psnr(np.clip(x, -1, 1), from_uint8(real)))
+        others = found[np.isfinite(found)]
+        exact = len(found) - len(others)
+        value = f"{others.mean():.2f} dB" if len(others) else "exact"
+        some = f" ({exact} of {len(found)} exact)" if exact and len(others) else ""
+        said.append(f"{name.replace('_', ' ')} {value}{some}")
+    return "PSNR to the images: " + ", ".join(said)
 
 
 def _with(config: Config, **settings: Any) -> Config:

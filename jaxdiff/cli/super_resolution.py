@@ -12,12 +12,11 @@ import tyro
 from tqdm import tqdm
 
 from jaxdiff import build, cascades, evaluation, sampling
-from jaxdiff.cli.images import OfImages
+from jaxdiff.cli.images import OfImages, compared
 from jaxdiff.cli.out import check_numbers, writing
 from jaxdiff.cli.pictures import Pictures, Prepared, prepare
 from jaxdiff.cli.sources import check_shape, reading
 from jaxdiff.config import Config
-from jaxdiff.data import Source
 from jaxdiff.data.images import check_out, write_samples
 from jaxdiff.evaluation import size_of
 from jaxdiff.pixels import from_uint8, to_uint8
@@ -34,7 +33,7 @@ class SuperResolution(OfImages):
     """Of the noise that the small picture gets, from 0 to the run's condition.augmentation; more trusts it less.
     Default the run's condition.level."""
     mean: bool = False
-    """Write the mean of each image's draws in their place."""
+    """Write the mean of each image's draws, of which --draws says how many, in their place."""
 
 
 def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]) -> None:
@@ -47,6 +46,8 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     out, images = command.out, command.images
     check_out(out)
     check_numbers(num=command.num, draws=command.draws)
+    if command.mean and command.draws == 1:
+        raise InputError("--mean: the mean of one draw is that draw; give --draws 2 or more")
     if command.pretrained is not None:
         raise InputError("--pretrained: no such network is given small pictures; give a --run")
     source = command.source
@@ -67,7 +68,8 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     expected = whole if command.degrade else build.low_shape(made.config, whole)
     check_shape(source, expected, "--images", images, whole=whole)
     with reading("--images", images):
-        low = low_pictures(made.config, source, index, degrade=command.degrade)
+        real = source.gather(index)["image"]
+    low = lowered(made.config, real) if command.degrade else from_uint8(real)
     name, params = made.load()
     parts = []
     with tqdm(total=len(index), unit="img", desc=f"{name}, {made.config.sample.sampler}") as bar:
@@ -76,12 +78,19 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
             program, made.config, params, jax.random.key(command.seed), made.labels, low.__getitem__, num=len(index),
             batch=command.batch, level=level, draws=command.draws,
         ):  # fmt: skip
-            parts.append(to_uint8(drawn.mean(1, keepdims=True) if command.mean else drawn))
+            parts.append(drawn)
             bar.update(len(drawn))
-    found = np.concatenate(parts)
+    drawn = np.concatenate(parts)
+    mean = drawn.mean(1)
+    found = to_uint8(mean[:, None] if command.mean else drawn)
+    if command.degrade:
+        bicubic = np.asarray(jax.image.resize(jnp.asarray(low), mean.shape, "cubic"))
+        of_draws = {"mean_of_the_draws": mean} if command.draws > 1 else {}
+        print(compared(real, enlarged=drawn[:, 0], **of_draws, bicubic=bicubic))
     with writing(out):
         if out.suffix.lower() == ".png":
-            rows = np.concatenate([shown_small(made.config, to_uint8(low))[:, None], found], 1)
+            before = [*([real] if command.degrade else []), shown_small(made.config, to_uint8(low))]
+            rows = np.concatenate([*(x[:, None] for x in before), found], 1)
             write_samples(out, rows.reshape(-1, *found.shape[2:]), None, columns=rows.shape[1])
         else:
             labels = evaluation.labels_of(source, index) if made.labels is None else made.labels
@@ -91,10 +100,9 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     print(f"{len(index)} pictures enlarged at the level {level:g}, {what}: {out}")
 
 
-def low_pictures(config: Config, source: Source, index: np.ndarray, *, degrade: bool) -> np.ndarray:
-    """Small pictures in [-1, 1], float32 `[B, h, w, C]`: those of a source, or made of its large ones."""
-    found = from_uint8(source.gather(index)["image"])
-    return np.asarray(build.lowered(config, jnp.asarray(found))) if degrade else found
+def lowered(config: Config, large: np.ndarray) -> np.ndarray:
+    """Small pictures in [-1, 1], float32 `[B, h, w, C]`, of large ones, uint8."""
+    return np.asarray(build.lowered(config, jnp.asarray(from_uint8(large))))
 
 
 def shown_small(config: Config, low: np.ndarray) -> np.ndarray:
