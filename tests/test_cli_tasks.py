@@ -262,7 +262,7 @@ def test_images_of_a_folder_that_differ_are_told_of_by_the_commands_own_options(
     with pytest.raises(SystemExit):
         run(trained, tmp_path, "variations", file="set", tmp_path=tmp_path)
     said = capsys.readouterr().err
-    assert "set/1.png: is 9x9 pixels, the first image is 8x8" in said
+    assert "set/1.png: is 9x9 pixels, the first image is 8x8. Give --size N: the middle square" in said
     assert "--data." not in said
 
 

@@ -253,6 +253,6 @@ def prepared(
             raise InputError(f"this network was never trained without a label: say what the pictures show by {flag}")
     whole = made.spec.image_shape
     check_shape(source, shape(whole), "--images", command.images, whole=whole)
-    with reading("--images", command.images):
+    with reading("--images", command.images, sized=True):
         images = source.gather(index)["image"]
     return Work(command, made, besides, images, made.labels)

@@ -57,9 +57,10 @@ def check_shape(
     height, width, channels = expected
     options = [f"--size {height}"] if there[:2] != expected[:2] and height == width else []
     options += [f"--channels {channels}"] if there[2] != channels else []
-    mend = "if they are whole images, give --degrade" if there == whole else f"give {' '.join(options)}"
-    said = f"{flag} {name}: {size_of(there)}; expected {size_of(expected)}, for the network"
-    raise InputError(f"{said}; {mend}" if options else said)
+    mend = f"; give {' '.join(options)}" if options else ""
+    if there == whole:
+        mend = "; if they are whole images, give --degrade"
+    raise InputError(f"{flag} {name}: {size_of(there)}; expected {size_of(expected)}, for the network{mend}")
 
 
 def _own(said: str) -> str:
@@ -68,12 +69,16 @@ def _own(said: str) -> str:
 
 
 @contextmanager
-def reading(flag: str, name: str) -> Iterator[None]:
-    """Within it an image that is of no use is told of without the options of train.py."""
+def reading(flag: str, name: str, *, sized: bool = False) -> Iterator[None]:
+    """Within it an image that is of no use is told of without the options of train.py; `sized`: by --size and
+    --channels, which the command has."""
     try:
         yield
     except InputError as error:
-        said = _own(str(error))
-        if said == str(error):
-            raise
+        said = str(error)
+        for option in ("size", "channels") if sized else ():
+            said = said.replace(f" (jaxdiff data: --{option})", "").replace(f"--data.{option}", f"--{option}")
+        if "--data." not in said:
+            raise InputError(said) from None
+        said = _own(said)
         raise InputError(f"{flag} {name}: {said}; expected readable images of one size. Mend or remove it") from None

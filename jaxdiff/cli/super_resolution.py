@@ -67,7 +67,7 @@ def super_resolution(command: Annotated[SuperResolution, tyro.conf.arg(name="")]
     whole = made.spec.image_shape
     expected = whole if command.degrade else build.low_shape(made.config, whole)
     check_shape(source, expected, "--images", images, whole=whole)
-    with reading("--images", images):
+    with reading("--images", images, sized=True):
         real = source.gather(index)["image"]
     low = lowered(made.config, real) if command.degrade else from_uint8(real)
     name, params = made.load()
