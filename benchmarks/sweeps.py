@@ -65,7 +65,8 @@ def jaxdiff(*words: object) -> None:
     """In a process of its own, so that the result says its command."""
     done = subprocess.run([sys.executable, "-m", "jaxdiff", *map(str, words)], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(done.stderr)
+        print(done.stderr, file=sys.stderr)
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

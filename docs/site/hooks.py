@@ -23,6 +23,9 @@ ELSEWHERE = (
 PICTURES = ("benchmarks/**/*.png", "examples/**/*.png")
 LINK = re.compile(r"(!?\[[^\]\n]*\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
+INLINE = re.compile(r"<code>[^<]*</code>")
+OPTION = re.compile(r"--[\w.-]+")
+
 
 def on_config(config: Any) -> Any:
     """The reference comes before the last part of the navigation."""
@@ -66,3 +69,8 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **kwargs: Any) -> s
         return match[1] + path + match[3]  # what is not there is left for mkdocs to complain of
 
     return LINK.sub(moved, markdown)
+
+
+def on_page_content(html: str, **kwargs: Any) -> str:
+    """Options in a text are not broken at their dashes."""
+    return INLINE.sub(lambda code: OPTION.sub(r'<span class="option">\g<0></span>', code[0]), html)
