@@ -1,10 +1,9 @@
 """The pictures of docs/app.md: the page in a headless Chromium, by Playwright, as a visitor sees it.
 
-    jaxdiff app --run runs/fashion_v --sampler dpm_solver++ --steps 20
-    python benchmarks/app.py --image IMAGE.png
+    jaxdiff app --run runs/digits
+    python benchmarks/app.py
 
-The run is that of configs/fashion_mnist_small.py; IMAGE any picture of 28x28 pixels. Needs `pip install playwright`,
-and chromium.
+The run is that of configs/digits.py. Needs `pip install playwright`, and chromium.
 """
 
 import argparse
@@ -17,7 +16,6 @@ from playwright.sync_api import Page, sync_playwright
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="of the app")
-    parser.add_argument("--image", required=True, type=Path, help="to paint on")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
     with sync_playwright() as playwright:
@@ -27,7 +25,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 760})
         page.goto(args.url)
         pictures(page, args.out / "app.png")
-        inpainting(page, args.image, args.out / "app_inpaint.png")
+        inpainting(page, args.out / "app_inpaint.png")
         browser.close()
 
 
@@ -41,10 +39,12 @@ def pictures(page: Page, out: Path) -> None:
     panel.locator(".watched p", has_text="after 100").first.wait_for()
 
 
-def inpainting(page: Page, image: Path, out: Path) -> None:
+def inpainting(page: Page, out: Path) -> None:
     page.get_by_role("tab", name="Inpaint").click()
     panel = page.get_by_role("tabpanel").filter(visible=True)
-    panel.locator("input[type=file]").first.set_input_files(image)
+    panel.get_by_label("Label").click()
+    page.get_by_role("option", name="3", exact=True).click()
+    panel.get_by_role("button", name="Take one of the network's").click()
     canvas = panel.locator("canvas").first
     canvas.wait_for()
     page.wait_for_timeout(2000)
@@ -58,7 +58,7 @@ def inpainting(page: Page, image: Path, out: Path) -> None:
         page.mouse.up()
     page.wait_for_timeout(1000)
     panel.get_by_role("button", name="Inpaint", exact=True).click()
-    panel.locator(".image-frame img").first.wait_for(timeout=180_000)
+    panel.locator(".made .image-frame img").wait_for(timeout=180_000)
     page.wait_for_timeout(1000)
     page.evaluate("window.scrollTo(0, 0)")
     page.screenshot(path=out)
