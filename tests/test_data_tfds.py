@@ -191,7 +191,7 @@ def test_a_prepared_folder_is_read_in_another_process_without_the_builder_and_wi
 )
 def test_tfds_unknown_data_set(tmp_path, name):
     with pytest.raises(
-        InputError, match=rf"unknown data set tfds:{name}\. .*catalogue.* a \.npz file.*\(.+"
+        InputError, match=rf"unknown data set tfds:{name}\. .*catalogue.* a \.npz file.*\(\w+"
     ) as caught:
         tfds_images(name, data_dir=str(tmp_path))
     assert str(tmp_path) in str(caught.value)

@@ -65,7 +65,7 @@ def tfds_images(name: str, *, split: str = "train", data_dir: str | None = None)
         except Exception as error:  # unknown names, versions, configs, options and namespaces all differ
             raise InputError(
                 f"unknown data set tfds:{name}. It is not in the TFDS catalogue, nor prepared under {where}. "
-                f"Your own images: data.name = a .npz file. ({first_line(error)})"
+                f"Your own images: data.name = a .npz file. ({type(error).__name__}: {first_line(error)})"
             ) from error
         features: dict[str, Any] = dict(builder.info.features.items())  # FeaturesDict itself has no get
         image: Any = features.get("image")
