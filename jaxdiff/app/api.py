@@ -1,6 +1,7 @@
 """The HTTP API: the same jobs as the page's, in the same line."""
 
 import io
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -100,13 +101,13 @@ def router(model: Model, line: Line) -> APIRouter:
     @api.post("/sample", response_class=Response)
     async def sample(request: Request, wanted: Wanted) -> Response:
         """Pictures from noise."""
-        return await _answer(request, line, model, model.sample(_settings(wanted)), wanted)
+        return await _answer(request, line, model, model.sample(wanted), wanted)
 
     @api.post("/inpaint", response_class=Response)
     async def inpaint(request: Request, wanted: Annotated[Inpainting, FILES]) -> Response:
         """A part of an image anew, so that it fits the rest: RePaint."""
         job = model.inpaint(
-            _settings(wanted), await wanted.image.read(), await wanted.mask.read(), jump_length=wanted.jump_length,
+            wanted, await wanted.image.read(), await wanted.mask.read(), jump_length=wanted.jump_length,
             resamplings=wanted.resamplings,
         )  # fmt: skip
         return await _answer(request, line, model, job, wanted)
@@ -114,14 +115,10 @@ def router(model: Model, line: Line) -> APIRouter:
     @api.post("/denoise", response_class=Response)
     async def denoise(request: Request, wanted: Annotated[Denoising, FILES]) -> Response:
         """An image without its white noise."""
-        job = model.denoise(_settings(wanted), await wanted.image.read(), noise=wanted.noise, mean=wanted.mean)
+        job = model.denoise(wanted, await wanted.image.read(), noise=wanted.noise, mean=wanted.mean)
         return await _answer(request, line, model, job, wanted)
 
     return api
-
-
-def _settings(wanted: Wanted) -> Settings:
-    return Settings(**{name: getattr(wanted, name) for name in Settings.model_fields})
 
 
 async def _answer(request: Request, line: Line, model: Model, job: Job, wanted: Wanted) -> Response:
@@ -166,5 +163,10 @@ def explain(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def unread(_: Request, error: RequestValidationError) -> Response:
-        found = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
-        return JSONResponse({"detail": "; ".join(found[:10])}, 422)
+        return JSONResponse({"detail": told(error.errors(), within=1)}, 422)
+
+
+def told(errors: Sequence[Any], *, within: int = 0) -> str:
+    """What Pydantic finds wrong, the first ten things; `within`: so many names come before a setting's own."""
+    found = (f"{'.'.join(map(str, one['loc'][within:])) or 'body'}: {one['msg']}" for one in errors[:10])
+    return "; ".join(found)

@@ -17,15 +17,13 @@ from jaxdiff.app.limits import Limits
 from jaxdiff.config import Config
 from jaxdiff.noise import example_keys, fold_in, white_noise
 from jaxdiff.pixels import from_uint8, to_uint8
-from jaxdiff.samplers import Way, check_resampling, draws_noise, remembers, time_travel, usual_jump
+from jaxdiff.samplers import RESAMPLINGS, Way, check_resampling, draws_noise, remembers, time_travel, usual_jump
 from jaxdiff.typing import Array, Denoiser, InputError, Prediction, PyTree, Schedule
 
 OFFERED = ("ddim", "ddpm", "dpm_solver++", "unipc", "heun", "euler_ancestral")
 """Samplers, beside the network's own: each is compiled when it is first used, and stays."""
 
 
-RESAMPLINGS = 10
-"""Of RePaint, if nobody says how many, and so many can be."""
 LARGEST = 1000.0
 """Of guidance, noise and the like: beyond it float32 overflows somewhere."""
 Number = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
@@ -263,10 +261,12 @@ class Model:
             raise InputError("labels: this network was never trained without one: say what the image shows")
         return sampling.cycle(settings.labels or ((-1,) if of_image else range(classes)), settings.num)
 
+    def _size(self, settings: Settings) -> int:
+        """One picture, or as many as there may be: two sizes are compiled, no more."""
+        return 1 if settings.num == 1 else self.limits.max_pictures
+
     def _keys(self, settings: Settings) -> Array:
-        """Of one picture, or of as many as there may be: two sizes are compiled, no more."""
-        num = 1 if settings.num == 1 else self.limits.max_pictures
-        return example_keys(jax.random.key(settings.seed), jnp.arange(num, dtype=jnp.int32))
+        return example_keys(jax.random.key(settings.seed), jnp.arange(self._size(settings), dtype=jnp.int32))
 
     def _job(
         self, steps: int, settings: Settings, labels: np.ndarray | None, frames: Callable[[Array | None], Frames]
@@ -274,8 +274,8 @@ class Model:
         def cut() -> Frames:
             told = None
             if labels is not None:
-                size = 1 if settings.num == 1 else self.limits.max_pictures
-                told = jnp.asarray(np.resize(np.where(labels < 0, self.spec.num_classes or 0, labels), size), jnp.int32)
+                known = np.where(labels < 0, self.spec.num_classes or 0, labels)
+                told = jnp.asarray(np.resize(known, self._size(settings)), jnp.int32)
             for frame in frames(told):
                 yield frame._replace(pictures=frame.pictures[: settings.num])
 

@@ -3,8 +3,8 @@
 import base64
 import html
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -17,8 +17,9 @@ from jaxdiff import build
 from jaxdiff.app import api, images
 from jaxdiff.app.limits import BusyError
 from jaxdiff.app.line import Line, worked
-from jaxdiff.app.model import RESAMPLINGS, Frame, Job, Model, Settings
+from jaxdiff.app.model import Frame, Job, Model, Settings
 from jaxdiff.data.images import encode_png, grid
+from jaxdiff.samplers import RESAMPLINGS
 from jaxdiff.typing import InputError
 
 SHOWN_EVERY = 0.1
@@ -77,11 +78,10 @@ def _pictures(model: Model, line: Line) -> None:
             controls = _controls(model, sampler=model.config.sample.sampler, num=4)
         make, stop, watched, made = _outcome("Make pictures")
 
-    async def run(*values: Any) -> AsyncIterator[Outcome]:
-        async with aclosing(_outcomes(model, line, lambda: model.sample(_read(Settings, controls, values)))) as found:
-            async for outcome in found:
-                yield outcome
+    def job(*values: Any) -> Job:
+        return model.sample(_read(Settings, controls, values))
 
+    run = _run(model, line, job)
     _stops(stop, watched, make.click(run, list(controls.values()), [watched, made], **EVENT))
 
 
@@ -107,8 +107,9 @@ def _inpaint(model: Model, line: Line) -> None:
         return picture, {"background": _enlarged(picture), "layers": [], "composite": None}
 
     def uploaded(file: Any) -> tuple[np.ndarray, Any]:
-        found = images.opened(images.content_of(_path(file)), "image", max_pixels=model.limits.max_pixels)
-        return show(images.as_pixels(found, "image", model.spec.image_shape))
+        with _saying():
+            found = images.opened(images.content_of(_path(file)), "image", max_pixels=model.limits.max_pixels)
+            return show(images.as_pixels(found, "image", model.spec.image_shape))
 
     async def made_one(*values: Any) -> AsyncIterator[tuple[Any, Any]]:
         frame = None
@@ -119,20 +120,16 @@ def _inpaint(model: Model, line: Line) -> None:
         assert frame is not None
         yield show(frame.pictures[0])
 
-    async def run(image: np.ndarray | None, drawn: Any, *values: Any) -> AsyncIterator[Outcome]:
-        def job() -> Job:
-            if image is None:
-                raise InputError("no image: upload one, or take one of the network's")
-            settings = _read(Inpainting, controls, values)
-            return model.inpaint(settings, image, _known(drawn, image.shape), resamplings=settings.resamplings)
+    def job(image: np.ndarray | None, drawn: Any, *values: Any) -> Job:
+        if image is None:
+            raise InputError("no image: upload one, or take one of the network's")
+        settings = _read(Inpainting, controls, values)
+        return model.inpaint(settings, image, _known(drawn, image.shape), resamplings=settings.resamplings)
 
-        async with aclosing(_outcomes(model, line, job)) as found:
-            async for outcome in found:
-                yield outcome
-
-    upload.upload(_saying(uploaded), upload, [image, drawing], concurrency_limit=1, **EVENT)  # it decodes
+    upload.upload(uploaded, upload, [image, drawing], concurrency_limit=1, **EVENT)  # it decodes
     given: dict[str, Any] = {name: controls[name] for name in ("labels", "seed") if name in controls}
     taking = own.click(made_one, list(given.values()), [image, drawing], **EVENT)
+    run = _run(model, line, job)
     painting = paint.click(run, [image, drawing, *controls.values()], [watched, made], **EVENT)
     _stops(stop, watched, taking, painting)
 
@@ -150,19 +147,15 @@ def _denoise(model: Model, line: Line) -> None:
             controls |= {"estimated": estimated, "noise": noise, "mean": mean}
         clean, stop, watched, made = _outcome("Denoise")
 
-    async def run(image: Any, *values: Any) -> AsyncIterator[Outcome]:
-        def job() -> Job:
-            given = _read(Denoising, controls, values)
-            if given.mean:
-                given = given.model_copy(update={"sampler": None, "steps": None})
-            level = None if given.estimated else given.noise
-            return model.denoise(given, images.content_of(_path(image)), noise=level, mean=given.mean)
-
-        async with aclosing(_outcomes(model, line, job)) as found:
-            async for outcome in found:
-                yield outcome
+    def job(image: Any, *values: Any) -> Job:
+        given = _read(Denoising, controls, values)
+        if given.mean:
+            given = given.model_copy(update={"sampler": None, "steps": None})
+        level = None if given.estimated else given.noise
+        return model.denoise(given, images.content_of(_path(image)), noise=level, mean=given.mean)
 
     estimated.change(lambda on: gr.update(interactive=on is not True), estimated, noise, **EVENT)
+    run = _run(model, line, job)
     _stops(stop, watched, clean.click(run, [noisy, *controls.values()], [watched, made], **EVENT))
 
 
@@ -205,8 +198,8 @@ def _stops(stop: gr.Button, watched: gr.HTML, *events: Any) -> None:
 def _read(form: type[Given], controls: dict[str, Any], values: Any) -> Given:
     """What the components say, whatever a program may have sent in their place."""
     given = {name: value for name, value in zip(controls, values) if value is not None}
-    if "labels" in given:
-        given["labels"] = () if given["labels"] == ALL else (given["labels"],)
+    if given.get("labels") == ALL:
+        given["labels"] = ()
     return form(**given)
 
 
@@ -220,7 +213,7 @@ def _path(file: Any) -> str:
 
 async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGenerator[tuple[str, Frame | None], None]:
     """What is to be said, while it waits and with each frame; what is wrong is said in the page."""
-    try:
+    with _saying():
         job = make()
         async with line.join() as ticket:
             async for ahead in ticket.wait():
@@ -229,25 +222,24 @@ async def _frames(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGen
             async with aclosing(worked(job, seconds=model.limits.max_seconds)) as frames:
                 async for frame in frames:
                     yield f"after {frame.done} of {job.steps} steps{frame.note}", frame
-    except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise gr.Error(html.escape(found), print_exception=False) from None
-    except (InputError, BusyError) as error:
-        raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
 
-async def _outcomes(model: Model, line: Line, make: Callable[[], Job]) -> AsyncGenerator[Outcome, None]:
-    """What the two components of `_outcome` show."""
-    shown, frame = 0.0, None
-    async with aclosing(_frames(model, line, make)) as frames:
-        async for text, frame in frames:
-            if frame is None:
-                yield f"<p>{text}</p>", gr.update(visible=False)
-            elif time.monotonic() - shown >= SHOWN_EVERY:
-                yield await to_thread.run_sync(_as_html, text, frame), gr.skip()
-                shown = time.monotonic()
-    assert frame is not None
-    yield f"<p>{text}</p>", gr.update(value=_plain(_tiled(frame.pictures)), visible=True)
+def _run(model: Model, line: Line, job: Callable[..., Job]) -> Callable[..., AsyncIterator[Outcome]]:
+    """An event's function, which does the job of its inputs: what the two components of `_outcome` show."""
+
+    async def run(*inputs: Any) -> AsyncIterator[Outcome]:
+        shown, frame = 0.0, None
+        async with aclosing(_frames(model, line, lambda: job(*inputs))) as frames:
+            async for text, frame in frames:
+                if frame is None:
+                    yield f"<p>{text}</p>", gr.update(visible=False)
+                elif time.monotonic() - shown >= SHOWN_EVERY:
+                    yield await to_thread.run_sync(_as_html, text, frame), gr.skip()
+                    shown = time.monotonic()
+        assert frame is not None
+        yield f"<p>{text}</p>", gr.update(value=_plain(_tiled(frame.pictures)), visible=True)
+
+    return run
 
 
 def _as_html(text: str, frame: Frame) -> str:
@@ -279,13 +271,12 @@ def _known(drawn: Any, shape: tuple[int, ...]) -> np.ndarray:
     return images.mask_of(mask, mask.size, (shape[0], shape[1], shape[2]))
 
 
-def _saying(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler, whose `InputError` is said in the page."""
-
-    def said(*args: Any) -> Any:
-        try:
-            return handler(*args)
-        except InputError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from None
-
-    return said
+@contextmanager
+def _saying() -> Iterator[None]:
+    """Within it what is wrong is said in the page."""
+    try:
+        yield
+    except ValidationError as error:
+        raise gr.Error(html.escape(api.told(error.errors())), print_exception=False) from None
+    except (InputError, BusyError) as error:
+        raise gr.Error(html.escape(str(error)), print_exception=False) from None

@@ -172,9 +172,9 @@ def compared(real: np.ndarray, **made: np.ndarray) -> str:
     >>> compared(real, the_same=from_uint8(real), half=half)
     'PSNR to the images: the same exact, half 20.00 dB (1 of 2 exact)'
     """
-    said = []
+    wide, said = from_uint8(real), []
     for name, x in made.items():
-        found = np.asarray(psnr(np.clip(x, -1, 1), from_uint8(real)))
+        found = np.asarray(psnr(np.clip(x, -1, 1), wide))
         others = found[np.isfinite(found)]
         exact = len(found) - len(others)
         value = f"{others.mean():.2f} dB" if len(others) else "exact"

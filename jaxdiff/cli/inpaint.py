@@ -15,7 +15,7 @@ from jaxdiff.cli.restore import Guided, check_even, check_guided
 from jaxdiff.data.images import read_grey
 from jaxdiff.on_images import Given, Task
 from jaxdiff.pixels import from_uint8
-from jaxdiff.samplers import check_resampling, usual_jump
+from jaxdiff.samplers import RESAMPLINGS, check_resampling, time_travel, usual_jump
 from jaxdiff.typing import Array, InputError
 
 SIDES = ("left", "right", "top", "bottom")
@@ -126,13 +126,15 @@ def inpaint(command: Annotated[Inpaint, tyro.conf.arg(name="")]) -> None:
     if command.method in ("repaint", "replacement") and len(work.times) < 3:
         raise InputError("--steps: what is known is put in after each step, so there must be more than one")
     steps = len(work.times) - 1
-    jump_length, resamplings = _repaint(command, steps)
-    check_resampling(work.sampler, resamplings)
-    if resamplings > 1 and jump_length >= steps:
-        raise InputError(f"--jump-length {jump_length}: expected fewer than the grid's {steps} steps")
+    goes = _repaint(command, steps)
+    check_resampling(work.sampler, goes["resamplings"])
+    try:
+        time_travel(steps, **goes)
+    except InputError as error:
+        raise InputError(str(error).replace("jump_length", "--jump-length")) from None
     grey = np.where(known > 0, work.images, 128).astype(np.uint8)
     made = work.draw(
-        _task(command, known, steps=steps, clip=work.made.config.sample.clip),
+        _task(command, known, goes, clip=work.made.config.sample.clip),
         given=grey,
         clip=command.method in ("repaint", "replacement"),
     )
@@ -141,22 +143,22 @@ def inpaint(command: Annotated[Inpaint, tyro.conf.arg(name="")]) -> None:
     work.write(painted, work.images, grey)
 
 
-def _repaint(command: Inpaint, steps: int) -> tuple[int, int]:
-    """Jump length and resamplings."""
+def _repaint(command: Inpaint, steps: int) -> dict[str, int]:
+    """Jump length and resamplings, of `time_travel`."""
     if command.method != "repaint":
-        return 1, 1
-    jump_length = usual_jump(steps) if command.jump_length is None else command.jump_length
-    return jump_length, 10 if command.resamplings is None else command.resamplings
+        return {"jump_length": 1, "resamplings": 1}
+    return {
+        "jump_length": usual_jump(steps) if command.jump_length is None else command.jump_length,
+        "resamplings": RESAMPLINGS if command.resamplings is None else command.resamplings,
+    }
 
 
-def _task(command: Inpaint, known: np.ndarray, *, steps: int, clip: bool) -> Task:
-    jump_length, resamplings = _repaint(command, steps)
-
+def _task(command: Inpaint, known: np.ndarray, goes: dict[str, int], *, clip: bool) -> Task:
     def repaint(given: Given) -> Array:
         mask = jnp.asarray(known[None])
         return tasks.inpaint(
             given.keys, given.predict[0](given.labels[0]), mask * given.images, mask, sampler=given.sampler,
-            times=given.times, temperature=given.temperature, jump_length=jump_length, resamplings=resamplings,
+            times=given.times, temperature=given.temperature, **goes,
         )  # fmt: skip
 
     def guided(given: Given) -> Array:

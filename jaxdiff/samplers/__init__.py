@@ -15,7 +15,14 @@ from jaxdiff.samplers.loop import Way, one_step, run, sample
 from jaxdiff.samplers.mala import MALA
 from jaxdiff.samplers.ode import ODE
 from jaxdiff.samplers.renoise import EDM, Ancestral, Churn
-from jaxdiff.samplers.replacement import Replacement, check_resampling, remembers, time_travel, usual_jump
+from jaxdiff.samplers.replacement import (
+    RESAMPLINGS,
+    Replacement,
+    check_resampling,
+    remembers,
+    time_travel,
+    usual_jump,
+)
 from jaxdiff.samplers.reverse_sde import EulerMaruyama
 from jaxdiff.samplers.runge_kutta import DPM2, Heun
 from jaxdiff.samplers.self_conditioning import SelfConditioning
@@ -69,6 +76,7 @@ __all__ = [
     "MALA",
     "ODE",
     "PNDM",
+    "RESAMPLINGS",
     "SAMPLERS",
     "Ancestral",
     "AnnealedLangevin",

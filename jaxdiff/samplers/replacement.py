@@ -121,6 +121,10 @@ def check_resampling(sampler: Any, resamplings: int) -> None:
     )
 
 
+RESAMPLINGS = 10
+"""The paper's r."""
+
+
 def usual_jump(steps: int) -> int:
     """The paper's jump of 10 steps, or all but one of a shorter grid.
 
